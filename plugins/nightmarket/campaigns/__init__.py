@@ -1,0 +1,1 @@
+"""The heart: audience, experiment, policy, coupons, rendering, outbox, delivery, results."""

@@ -1,0 +1,1 @@
+"""Messages out: one module per channel, all of the same shape."""

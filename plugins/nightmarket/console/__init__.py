@@ -1,0 +1,1 @@
+"""The page inside the Airflow UI: FastAPI routes, Jinja2 pages, charts."""

@@ -1,0 +1,1 @@
+"""One machine: the embedded PostgreSQL, the sandbox and Airflow as one process tree."""

@@ -1,0 +1,1 @@
+"""Everything that imports Airflow: hooks, operators, params, assets, DAG factories."""

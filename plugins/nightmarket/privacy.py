@@ -1,0 +1,190 @@
+"""People: tokens, the vault, masking, erasure (design: personal data never rests in clear text outside the vault).
+
+A personal value becomes `kind:TOKEN`, where TOKEN is a keyed hash of its normalised form, so that equal people give
+equal tokens and joins work without the value. The clear value goes to vault.secrets, encrypted.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from nightmarket.settings import ConfigError, get_settings
+from nightmarket.warehouse import Row, copy_rows
+
+KINDS = ("phone", "email", "name", "address", "nick")
+MASKED = "masked"  # what a value becomes that the platform has already masked: equal masks are not equal people
+TOKEN_BYTES = 15  # 120 bits, 20 characters of URL-safe base64
+
+
+def normalise(kind: str, value: str) -> str:
+    """The form of a personal value that two spellings of the same person share."""
+    text = unicodedata.normalize("NFKC", value).strip()
+    if kind == "phone":
+        digits = "".join(character for character in text if character.isdigit())
+        return digits[2:] if digits.startswith("86") and len(digits) == 13 else digits
+    if kind == "email":
+        return text.lower()
+    return text
+
+
+class Tokenizer:
+    """Makes tokens, and remembers the clear values of the new ones until they are in the vault."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < 32:
+            raise ConfigError(
+                "NIGHTMARKET_TOKEN_KEY is shorter than 32 characters; make one with `openssl rand -base64 48`."
+            )
+        self._mac = hmac.new(key, digestmod=hashlib.sha256)
+        self.secrets: dict[str, str] = {}
+
+    @classmethod
+    def from_settings(cls) -> "Tokenizer":
+        key = get_settings().token_key
+        if key is None:
+            raise ConfigError("NIGHTMARKET_TOKEN_KEY is not set: without it personal values cannot be tokenised.")
+        return cls(key.get_secret_value().encode())
+
+    def token(self, kind: str, value: str) -> str:
+        """`kind:TOKEN`, or MASKED when the platform masked the value, or "" when nothing is left of it."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of personal value {kind!r}; known: {', '.join(KINDS)}")
+        if "*" in value:
+            return MASKED
+        clean = normalise(kind, value)
+        if not clean:
+            return ""
+        mac = self._mac.copy()
+        mac.update(f"{kind}:{clean}".encode())
+        token = f"{kind}:{base64.urlsafe_b64encode(mac.digest()[:TOKEN_BYTES]).decode()}"
+        self.secrets.setdefault(token, value)
+        return token
+
+    def tokenise(self, record: dict[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+        """Replace in place every value found at `paths` (dotted, `[]` walks a list) by its token; return the record."""
+        for path, kind in paths.items():
+            _apply(record, path.split("."), lambda value, kind=kind: self.token(kind, str(value)))  # type: ignore[misc]
+        return record
+
+
+def _apply(node: Any, parts: list[str], change: Callable[[Any], str]) -> None:
+    name, rest = parts[0], parts[1:]
+    walk_list = name.endswith("[]")
+    name = name.removesuffix("[]")
+    if not isinstance(node, dict) or node.get(name) in (None, ""):
+        return
+    if walk_list:
+        items = node[name]
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            if rest:
+                _apply(item, rest, change)
+            elif item not in (None, ""):
+                items[index] = change(item)
+    elif rest:
+        _apply(node[name], rest, change)
+    else:
+        node[name] = change(node[name])
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """The vault's AES-256-GCM keys. The first one encrypts; all of them decrypt, so keys can be rotated."""
+
+    keys: Mapping[str, bytes] = field(repr=False)
+
+    @classmethod
+    def from_settings(cls) -> "Keyring":
+        text = get_settings().vault_keys
+        if text is None:
+            raise ConfigError("NIGHTMARKET_VAULT_KEYS is not set: the vault can be neither filled nor read.")
+        keys: dict[str, bytes] = {}
+        for part in text.get_secret_value().split(","):
+            key_id, _, encoded = part.strip().partition(":")
+            try:
+                key = base64.b64decode(encoded, validate=True)
+            except ValueError:
+                key = b""
+            if not key_id or len(key) != 32:
+                raise ConfigError("NIGHTMARKET_VAULT_KEYS: every entry is `id:base64 of 32 bytes`, comma separated.")
+            keys[key_id] = key
+        return cls(keys)
+
+    def encrypt(self, token: str, value: str) -> tuple[str, bytes]:
+        """(key id, nonce + ciphertext); the token is authenticated with it, so a row cannot be swapped for another."""
+        key_id, key = next(iter(self.keys.items()))
+        nonce = os.urandom(12)
+        return key_id, nonce + AESGCM(key).encrypt(nonce, value.encode(), token.encode())
+
+    def decrypt(self, token: str, key_id: str, blob: bytes) -> str:
+        """The clear value. Raises ConfigError when the key is gone or the row was altered."""
+        if key_id not in self.keys:
+            raise ConfigError(f"vault key {key_id!r} is not in NIGHTMARKET_VAULT_KEYS; add it back to read older rows.")
+        try:
+            return AESGCM(self.keys[key_id]).decrypt(blob[:12], blob[12:], token.encode()).decode()
+        except InvalidTag:
+            raise ConfigError(
+                f"vault row of {token!r} cannot be decrypted with key {key_id!r}: wrong key or altered row."
+            ) from None
+
+
+def store_secrets(connection: psycopg.Connection[Row], secrets: Mapping[str, str], keyring: Keyring) -> int:
+    """Put the values that the vault does not hold yet into it, in the caller's transaction; returns how many were new."""
+    if not secrets:
+        return 0
+    known = {
+        row["token"]
+        for row in connection.execute("SELECT token FROM vault.secrets WHERE token = ANY(%s)", (list(secrets),))
+    }
+    fresh = [(token, *keyring.encrypt(token, value)) for token, value in secrets.items() if token not in known]
+    if fresh:
+        connection.execute(
+            "CREATE TEMPORARY TABLE IF NOT EXISTS vault_fresh (token text, key_id text, ciphertext bytea) ON COMMIT DELETE ROWS"
+        )
+        copy_rows(connection, "vault_fresh", ("token", "key_id", "ciphertext"), fresh)
+        connection.execute(
+            "INSERT INTO vault.secrets (token, key_id, ciphertext) SELECT token, key_id, ciphertext FROM vault_fresh"
+            " ON CONFLICT (token) DO NOTHING"
+        )
+        connection.execute("TRUNCATE vault_fresh")
+    return len(fresh)
+
+
+def open_secrets(connection: psycopg.Connection[Row], tokens: Iterable[str], keyring: Keyring) -> dict[str, str]:
+    """Clear values of tokens, through a connection that may read the vault; erased or unknown tokens are absent."""
+    rows = connection.execute(
+        "SELECT token, key_id, ciphertext FROM vault.secrets WHERE token = ANY(%s)", (sorted(set(tokens)),)
+    )
+    return {row["token"]: keyring.decrypt(row["token"], row["key_id"], bytes(row["ciphertext"])) for row in rows}
+
+
+def mask(kind: str, value: str) -> str:
+    """A clear value as it may be shown to a person in a preview: enough to recognise a shape, not a human being."""
+    if kind == "email":
+        name, _, domain = value.partition("@")
+        return f"{name[:1]}***@{domain}"
+    if kind == "phone":
+        return f"{value[:3]}****{value[-2:]}" if len(value) > 6 else "****"
+    return value[:1] + "*" * max(len(value) - 1, 1) if value else ""
+
+
+def erase(connection: psycopg.Connection[Row], tokens: Iterable[str], *, actor: str, reason: str) -> int:
+    """Delete vault rows for good and write the audit log; returns how many were deleted. Everything else is then anonymous.
+
+    Needs a connection of the delivery role. Tokens that the vault does not hold are counted as 0, not as an error.
+    """
+    wanted = sorted(set(tokens))
+    deleted = connection.execute("DELETE FROM vault.secrets WHERE token = ANY(%s)", (wanted,)).rowcount
+    connection.execute(
+        "INSERT INTO push.audit_log (actor, action, subject, detail) VALUES (%s, 'erase', %s, jsonb_build_object('reason', %s::text, 'deleted', %s::int))",
+        (actor, ", ".join(wanted), reason, deleted),
+    )
+    return deleted

@@ -1,0 +1,184 @@
+"""Shared fixtures: a real PostgreSQL, a database per test, a sandbox over HTTP. Nothing here is a mock."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "plugins"))
+
+from nightmarket import settings as settings_module  # noqa: E402
+from nightmarket.local.database import Server, free_port, new_password  # noqa: E402
+from nightmarket.warehouse import Row, connect, migrate  # noqa: E402
+
+LOGINS = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader")
+ANCHOR = "2026-03-14"  # the last day of data in the test worlds
+
+
+@dataclass
+class TestServer:
+    server: Server
+    password: str  # of every login
+
+    def dsn(self, database: str, user: str = "nightmarket_etl") -> str:
+        return self.server.dsn(database, user, self.password)
+
+
+@pytest.fixture(scope="session")
+def pg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+    """An embedded PostgreSQL 18 with a migrated template database; durability off, because nothing here is kept."""
+    folder = tmp_path_factory.mktemp("pg")
+    server = Server(folder / "data", free_port(), new_password())
+    server.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB"})
+    try:
+        os.environ["NIGHTMARKET_WAREHOUSE_DSN"] = server.dsn("postgres")
+        settings_module.get_settings.cache_clear()
+        server.create_database("template_nightmarket")
+        migrate(server.dsn("template_nightmarket"))
+        password = new_password()
+        server.grant_logins(dict.fromkeys(LOGINS, password))
+        yield TestServer(server, password)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def environment(pg: TestServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A fresh migrated database, and the process environment that points at it; yields the database's name."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    pg.server.create_database(name, template="template_nightmarket")
+    values = {
+        "NIGHTMARKET_WAREHOUSE_DSN": pg.dsn(name),
+        "NIGHTMARKET_VAULT_DSN": pg.dsn(name, "nightmarket_delivery"),
+        "NIGHTMARKET_ADMIN_DSN": pg.server.dsn(name),
+        "NIGHTMARKET_TOKEN_KEY": "a test key of more than thirty-two characters",
+        "NIGHTMARKET_VAULT_KEYS": "k1:" + base64.b64encode(bytes(32)).decode(),
+        "NIGHTMARKET_VAR": str(tmp_path),
+        "NIGHTMARKET_CLOCK_FILE": str(tmp_path / "clock"),
+    }
+    for variable, value in values.items():
+        monkeypatch.setenv(variable, value)
+    settings_module.get_settings.cache_clear()
+    yield name
+    settings_module.get_settings.cache_clear()
+    pg.server.drop_database(name)
+
+
+@pytest.fixture
+def db(environment: str) -> Iterator[psycopg.Connection[Row]]:
+    """A connection of the loading role to a fresh database; autocommit, so that code under test sees what tests write."""
+    with connect(autocommit=True, application_name="test") as connection:
+        yield connection
+
+
+@dataclass
+class Sandbox:
+    """A running sandbox: its access file and its control API."""
+
+    access: dict[str, Any]
+
+    @property
+    def base_url(self) -> str:
+        return str(self.access["base_url"])
+
+    def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Call the control API, e.g. control("POST", "/clock", {"now": ...}); returns the JSON answer."""
+        answer = requests.request(
+            method,
+            self.access["control"]["url"] + path,
+            json=body,
+            headers={"Authorization": f"Bearer {self.access['control']['token']}"},
+            timeout=60,
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def connections(self) -> dict[str, str]:
+        """AIRFLOW_CONN_* variables that point at this sandbox."""
+        from nightmarket.local.connections import connection_environment
+
+        return connection_environment(self.access)
+
+
+def start_sandbox(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Sandbox]:
+    """Start `python -m sandbox` on free ports and wait until it answers."""
+    access_file = folder / "access.json"
+    log = (folder / "sandbox.log").open("wb")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "sandbox",
+            "--port",
+            "0",
+            "--smtp-port",
+            "0",
+            "--access-file",
+            str(access_file),
+            *arguments,
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "include")},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the sandbox ended at once: {(folder / 'sandbox.log').read_text()[-2000:]}")
+        if access_file.exists():
+            return process, Sandbox(json.loads(access_file.read_text()))
+        time.sleep(0.1)
+    process.kill()
+    raise RuntimeError("the sandbox did not come up within 60 s")
+
+
+@pytest.fixture(scope="session")
+def sandbox_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """One small world (150 customers), shared by all tests of this run."""
+    folder = tmp_path_factory.mktemp("sandbox")
+    process, sandbox = start_sandbox(folder, "--customers", "150", "--seed", "7", "--anchor", ANCHOR)
+    yield sandbox
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def sandbox(
+    sandbox_process: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, set_clock: Callable[[str], None]
+) -> Iterator[Sandbox]:
+    """The shared sandbox, reset to its first state, its clock and ours at 02:30 in Shanghai on the day after the data."""
+    sandbox_process.control("POST", "/reset", {})
+    for variable, value in sandbox_process.connections().items():
+        monkeypatch.setenv(variable, value)
+    moment = "2026-03-15T02:30:00+08:00"
+    set_clock(moment)
+    sandbox_process.control("POST", "/clock", {"now": moment})
+    yield sandbox_process
+    sandbox_process.control("POST", "/faults", {"faults": []})
+
+
+@pytest.fixture
+def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Move our own clock: set_clock("2026-03-15T10:00:00+08:00")."""
+    from datetime import UTC, datetime
+
+    clock_file = tmp_path / "clock"
+    monkeypatch.setenv("NIGHTMARKET_CLOCK_FILE", str(clock_file))
+
+    def move(moment: str) -> None:
+        offset = datetime.fromisoformat(moment) - datetime.now(UTC)  # noqa: TID251 - this is what moves the clock
+        clock_file.write_text(str(offset.total_seconds()))
+
+    return move
