@@ -1,0 +1,116 @@
+"""nightmarket: questions and repairs from a shell, without the scheduler.
+
+Against a local stack the environment is read from var/<stack>/env.json; on a server it is already set.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nightmarket import __version__, dates
+from nightmarket.settings import ROOT, ConfigError, get_settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Day = Annotated[str | None, typer.Option(help="business date YYYY-MM-DD; default yesterday in Asia/Shanghai")]
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Mistakes of configuration and input end in one sentence and exit code 1, not in a traceback."""
+    try:
+        yield
+    except (ConfigError, ValueError) as error:
+        typer.secho(f"nightmarket: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.callback()
+def _environment(stack: Annotated[str, typer.Option(help="the local stack whose settings to use")] = "local") -> None:
+    file = ROOT / "var" / stack / "env.json"
+    if "NIGHTMARKET_WAREHOUSE_DSN" not in os.environ and file.exists():
+        os.environ.update(json.loads(file.read_text()))
+
+
+@app.command()
+def version() -> None:
+    """The version."""
+    typer.echo(__version__)
+
+
+@app.command()
+def check() -> None:
+    """Read every configuration file, template and segment; print what is wrong, one sentence each."""
+    from nightmarket.campaigns.config import check_all
+    from nightmarket.landing import load_sources
+    from nightmarket.marts import load_kpis, load_tiers
+
+    problems = []
+    for load in (load_sources, load_tiers, load_kpis):
+        try:
+            load()
+        except ConfigError as error:
+            problems.append(str(error))
+    problems += check_all()
+    for problem in problems:
+        typer.secho(problem, fg="red", err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("configuration: no mistakes found")
+
+
+@app.command()
+def check_source(source_id: str) -> None:
+    """One cheap call to a source: does the key work, for which shop, how far is the clock off?"""
+    from nightmarket.landing import check_source as run
+    from nightmarket.platforms.base import PlatformError
+
+    with _sentences():
+        try:
+            typer.echo(run(source_id))
+        except PlatformError as error:
+            raise ValueError(str(error)) from None
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the warehouse's schemas to the newest version."""
+    from nightmarket.warehouse import migrate as run
+
+    with _sentences():
+        run()
+        typer.echo("schemas are up to date")
+
+
+@app.command()
+def report(
+    day: Day = None, path: Annotated[Path | None, typer.Option(help="where to write; default var/.../reports")] = None
+) -> None:
+    """Write the night report of a business date as one HTML file."""
+    from nightmarket.report import write_night_report
+
+    with _sentences():
+        business_date: date = dates.business_date(day)
+        target = path or get_settings().var / "reports" / f"night-{business_date}.html"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        typer.echo(write_night_report(target, [business_date]))
+
+
+@app.command()
+def erase(token: list[str], reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
+    """Delete a person's clear values from the vault for good. Tokens look like phone:XXXX."""
+    from nightmarket.privacy import erase as run
+    from nightmarket.warehouse import connect_vault
+
+    with _sentences(), connect_vault() as connection:
+        deleted = run(connection, token, actor=os.environ.get("USER", "cli"), reason=reason)
+        typer.echo(f"{deleted} of {len(token)} tokens deleted from the vault; the audit log has the entry")
+
+
+if __name__ == "__main__":
+    app()
