@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     warehouse_dsn: SecretStr  # role nightmarket_etl: everything but the vault's ciphertext
     vault_dsn: SecretStr | None = None  # role nightmarket_delivery: delivery and erasure only
     admin_dsn: SecretStr | None = None  # owner of the schemas: migrations only
+    reader_dsn: SecretStr | None = None  # role nightmarket_reader: console, reports, analysts; else warehouse_dsn
     token_key: SecretStr | None = None  # HMAC key of tokens, >= 32 characters; changing it breaks every join
     vault_keys: SecretStr | None = None  # "id:base64 of 32 bytes", comma separated; the first one encrypts
     timezone: str = "Asia/Shanghai"

@@ -695,4 +695,8 @@ GRANT SELECT (token), INSERT ON vault.secrets TO nightmarket_etl;
 GRANT SELECT, UPDATE, DELETE ON vault.secrets TO nightmarket_delivery;
 GRANT USAGE ON SCHEMA core, mart, push, ops TO nightmarket_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA core, mart, push, ops TO nightmarket_reader;
+-- Of raw, readers see what arrived and what was refused, never a payload.
+GRANT USAGE ON SCHEMA raw TO nightmarket_reader;
+GRANT SELECT ON raw.batches, raw.cursors TO nightmarket_reader;
+GRANT SELECT (source_id, stream, stage, record_key, reason, batch_id, run_id, rejected_at, resolved_at) ON raw.rejects TO nightmarket_reader;
 REVOKE UPDATE, DELETE, TRUNCATE ON raw.records, push.audit_log, ops.schema_version FROM nightmarket_etl;  -- append-only
