@@ -6,7 +6,7 @@ Credentials never stand in files: they come from Airflow connections, given as A
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -81,12 +81,23 @@ class Credentials:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+_credentials_source: Callable[[str], Credentials] | None = None
+
+
+def use_credentials_from(source: Callable[[str], Credentials] | None) -> None:
+    """Let credentials() ask `source` in this process: tasks set Airflow's connections (nightmarket.orchestration.hooks)."""
+    global _credentials_source
+    _credentials_source = source
+
+
 def credentials(conn_id: str) -> Credentials:
     """Credentials of an Airflow connection read from AIRFLOW_CONN_<CONN_ID> (JSON or URI form), without Airflow.
 
     Tasks read the same connection through nightmarket.orchestration.hooks, which also finds those kept in Airflow's
     database or a secrets backend. Raises ConfigError.
     """
+    if _credentials_source is not None:
+        return _credentials_source(conn_id)
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     text = os.environ.get(variable)
     if not text:

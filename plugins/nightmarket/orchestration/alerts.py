@@ -1,0 +1,33 @@
+"""When a task has failed for good: one sentence in its log, one row in push.audit_log. The console shows the latter."""
+
+import json
+import logging
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def first_line(error: BaseException | str | None, limit: int = 500) -> str:
+    """The first line of an error: our own errors say everything in it, a driver's next lines may quote data."""
+    lines = str(error or "").strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:limit]
+
+
+def record_failure(context: Any) -> None:
+    """Failure callback of every task. Must not fail itself: with the warehouse down, the log still has the sentence."""
+    from nightmarket import dates
+    from nightmarket.warehouse import connect
+
+    task, error = context["ti"], context.get("exception")
+    sentence = f"{task.dag_id}: task {task.task_id} failed after attempt {task.try_number}: {first_line(error)}"
+    log.error("ALERT %s | what to do: docs/runbook.md#%s", sentence, task.dag_id)
+    detail = {"error": type(error).__name__, "sentence": first_line(error), "attempt": task.try_number}
+    try:
+        with connect(application_name="nightmarket-alert") as connection:
+            connection.execute(
+                "INSERT INTO push.audit_log (occurred_at, actor, action, subject, detail)"
+                " VALUES (%s, 'airflow', 'task_failed', %s, %s::jsonb)",
+                (dates.now(), f"{task.dag_id}/{task.run_id}/{task.task_id}", json.dumps(detail, ensure_ascii=False)),
+            )
+    except Exception as broken:  # the alert of a failure must never hide the failure
+        log.warning("the alert could not be written to push.audit_log: %s", first_line(broken))

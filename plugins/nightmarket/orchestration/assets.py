@@ -1,0 +1,17 @@
+"""What one DAG tells the next. An event carries {"business_date": "YYYY-MM-DD", ...} and means "this is ready for that date".
+
+Names are `layer.table`, group = layer. An asset is published by the last task of a DAG, after its gate: whoever is
+scheduled on it never starts on bad data.
+"""
+
+from airflow.sdk import Asset
+
+
+def source_asset(source_id: str) -> Asset:
+    """Everything this source told us is in core."""
+    return Asset(name=f"core.{source_id}", group="core")
+
+
+RECEIPTS = Asset(name="core.receipts", group="core")  # redemptions and delivery receipts are in core
+MART_NIGHT = Asset(name="mart.night", group="mart")  # every mart of one business date, gate passed
+FOLLOWUPS = Asset(name="push.followups", group="push")  # the journeys of one business date have been evaluated

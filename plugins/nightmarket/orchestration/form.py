@@ -1,0 +1,51 @@
+"""What a person can enter in a trigger form, and what is refused there.
+
+Airflow itself checks types and enums with the words of jsonschema, and accepts unknown keys silently; check_form() is
+the first thing every DAG of ours does.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Param
+
+CAMPAIGN_FOLDER = Path(__file__).resolve().parents[3] / "include" / "config" / "campaigns"
+
+
+def business_date_param() -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Business date 业务日期",
+        description_md="Empty means the date of what triggered the run, else *yesterday* in Asia/Shanghai.",
+    )
+
+
+def limit_param() -> Param:
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Limit 条数上限",
+        description_md="Stop each stream after so many records; empty means no limit. For trying out a new source.",
+    )
+
+
+def dry_run_param(*, default: bool, what: str) -> Param:
+    return Param(default, type="boolean", title="Dry run 演练", description_md=what)
+
+
+def campaign_names(folder: Path = CAMPAIGN_FOLDER) -> list[str]:
+    """Campaigns by file name, without reading the files: the form lists broken ones too, and the run says what is wrong."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def check_form(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
+    """Refuse keys the form does not have: a misspelt `dryrun` must not start a real campaign. Raises ValueError."""
+    fields = sorted(known)
+    unknown = sorted(set(conf or {}) - set(fields))
+    if unknown:
+        names = ", ".join(repr(name) for name in unknown)
+        raise ValueError(f"this form has no field {names}; its fields are {', '.join(fields)}. Nothing was done.")

@@ -1,0 +1,31 @@
+"""One SQL file = one task. The file runs as it stands in include/sql, with bound parameters, in one transaction."""
+
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+
+from nightmarket.orchestration.hooks import WAREHOUSE
+
+
+def task_id_of(path: str) -> str:
+    """`mart/member_rfm/load.sql` -> `load_member_rfm`; `core/taobao/orders.sql` -> `map_orders`; members likewise."""
+    file = Path(path)
+    if file.name == "load.sql":
+        return f"load_{file.parent.name}"
+    if file.parent.name == "members":
+        return f"members_{file.stem}"
+    return f"map_{file.stem}"
+
+
+def sql_task(path: str, parameters: Any, **options: Any) -> SQLExecuteQueryOperator:
+    """A task that runs include/sql/<path>; `parameters` may hold results of other tasks, which makes them upstream."""
+    return SQLExecuteQueryOperator(
+        task_id=options.pop("task_id", None) or task_id_of(path),
+        conn_id=WAREHOUSE,
+        sql=path,
+        parameters=parameters,
+        split_statements=True,
+        do_xcom_push=False,  # a load returns nothing; results of SELECTs stay in the database
+        **options,
+    )
