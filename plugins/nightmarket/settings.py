@@ -165,6 +165,14 @@ def load_yaml(path: Path, model: type[ModelT]) -> ModelT:
         raise ConfigError(f"{shown}:{_line_of(node, loc)}: {dotted}: {message}.{hint}") from None
 
 
+def where(path: Path, *loc: int | str) -> str:
+    """`file:line: dotted.field` of a place in a YAML file, for mistakes that only show when files are read together."""
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    dotted = ".".join(str(part) for part in loc)
+    return f"{shown}:{_line_of(node, loc)}" + (f": {dotted}" if dotted else "")
+
+
 def _duplicate_key(node: yaml.Node | None) -> tuple[str, int] | None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()

@@ -152,6 +152,15 @@ CREATE TABLE core.member_merges (
     UNIQUE (survivor_id, absorbed_id, merged_at)
 );
 
+-- What an identity says about the person behind it, as tokens: how to greet, in which language. One row per identity.
+CREATE TABLE core.profiles (
+    identity_id bigint PRIMARY KEY REFERENCES core.identities,
+    source_id text NOT NULL,
+    name text,                                   -- token name:...; NULL when the platform masks it
+    language text,                               -- 'zh' or 'en' when the person chose one
+    observed_at timestamptz NOT NULL
+);
+
 CREATE TABLE core.products (
     source_id text NOT NULL,
     product_id text NOT NULL,
@@ -519,6 +528,7 @@ CREATE TABLE push.campaign_runs (
     decision_reason text,
     report jsonb,                                    -- the dry-run report: counts, cost, masked samples
     created_by text NOT NULL,
+    request_id text,                                 -- the caller's own id: a repeated request finds its run again
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,                 -- nothing of this run is sent after this instant
     finished_at timestamptz
@@ -636,7 +646,7 @@ CREATE TABLE push.suppressions (
     PRIMARY KEY (channel, address, reason)
 );
 
--- One row per sending account: the next free time slot, shared by all workers.
+-- One row per channel and sending account ('wechat_mass:wechat_official'): the next free time slot, shared by all workers.
 CREATE TABLE push.pace (
     account text PRIMARY KEY,
     rate_per_second numeric NOT NULL,
