@@ -521,7 +521,7 @@ CREATE TABLE push.campaign_runs (
     size_limit integer,
     state text NOT NULL CHECK (state IN ('building', 'awaiting_approval', 'approved', 'rejected', 'sending', 'sent',
                                          'finished', 'cancelled', 'failed', 'dry_run_done')),
-    needs_approval boolean NOT NULL DEFAULT true,
+    needs_approval boolean NOT NULL DEFAULT TRUE,
     approved_hash text,
     approved_by text,
     approved_at timestamptz,
@@ -564,7 +564,7 @@ CREATE TABLE push.coupon_stocks (
     per_member_limit integer NOT NULL DEFAULT 1,
     valid_from timestamptz NOT NULL,
     valid_to timestamptz NOT NULL,
-    is_test boolean NOT NULL DEFAULT false
+    is_test boolean NOT NULL DEFAULT FALSE
 );
 CREATE TABLE push.coupons (
     request_key text PRIMARY KEY,                    -- idempotency key at the issuer; derived, never random

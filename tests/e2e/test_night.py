@@ -1,0 +1,167 @@
+"""The whole story under the real scheduler, on all of the real data, and then once more: nothing is doubled."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from rich.console import Console
+
+from nightmarket.dates import today
+from nightmarket.local.airflow_api import AirflowApi
+from nightmarket.local.database import LocalError, free_port
+from nightmarket.local.demo import CAMPAIGN, Demo
+from nightmarket.local.stack import Ports, Stack
+from nightmarket.settings import get_settings
+from nightmarket.warehouse import connect
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+FIRST = today() - timedelta(days=1)
+SECOND = FIRST + timedelta(days=1)
+COUNTED = (
+    "raw.records", "raw.heads", "core.orders", "core.order_lines", "core.refunds", "core.reviews", "core.members",
+    "core.identities", "core.member_identities", "core.consents", "core.exposures", "core.coupon_events",
+    "core.message_events", "mart.member_tiers", "mart.member_days", "mart.shop_kpis_daily", "push.messages",
+    "push.coupons", "push.audiences",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[tuple[Stack, dict[str, Any]]]:
+    """Both nights and the campaign, told once for all tests of this file."""
+    stack = Stack("e2e", Ports(free_port(), free_port(), free_port(), free_port()))
+    story = Demo(stack, Console(file=io.StringIO()))
+    stack.say = story.say
+    stack.wipe()
+    try:
+        result = story.run()
+        get_settings.cache_clear()
+        yield stack, result
+    finally:
+        stack.stop()
+
+
+def one(query: str) -> Any:
+    with connect() as connection:
+        row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return next(iter(row.values()))
+
+
+def counts() -> dict[str, int]:
+    with connect() as connection:
+        found = {}
+        for table in COUNTED:
+            row = connection.execute(f"SELECT count(*) AS n FROM {table}").fetchone()  # type: ignore[arg-type]
+            assert row is not None
+            found[table] = row["n"]
+    return found
+
+
+def test_the_figures_of_the_data_come_out(told: tuple[Stack, dict[str, Any]]) -> None:
+    until = f"'{SECOND} 00:00 Asia/Shanghai'::timestamptz"
+    paid = f"core.orders WHERE is_paid AND paid_at < {until}"
+    assert one(f"SELECT count(DISTINCT identity_id) FROM {paid}") == 4338
+    assert one(f"SELECT count(*) FROM {paid}") == 18532
+    lines = f"core.order_lines JOIN {paid.replace('WHERE', 'USING (source_id, order_id) WHERE')}"
+    assert f"{one(f'SELECT sum(line_amount) FROM {lines}'):.2f}" == "8911407.90"
+    refunds = f"core.refunds WHERE is_money AND settled_at < {until}"
+    assert one(f"SELECT count(*) FROM {refunds}") == 8905
+    assert f"{one(f'SELECT sum(refund_amount) FROM {refunds}'):.2f}" == "611342.09"
+
+
+def test_nothing_is_missing_of_what_the_world_says(told: tuple[Stack, dict[str, Any]]) -> None:
+    truth = told[1]["sandbox_truth"]
+    assert one("SELECT count(*) FROM core.orders WHERE is_paid") == truth["paid_orders"]
+    assert one("SELECT count(*) FROM core.refunds") == truth["refunds"]
+    assert one("SELECT count(*) FROM core.reviews") == truth["reviews"]
+    assert one("SELECT count(*) FROM core.followers WHERE is_following") == truth["followers"]
+    assert one("SELECT count(*) FROM raw.rejects") == 0
+
+
+def test_the_campaign_reached_everybody_once_and_the_held_out_never(told: tuple[Stack, dict[str, Any]]) -> None:
+    live = f"(SELECT run_id FROM push.campaign_runs WHERE campaign = '{CAMPAIGN}' AND mode = 'live')"
+    targeted = one(f"SELECT count(*) FROM push.audiences WHERE state = 'targeted' AND run_id IN {live}")
+    assert targeted > 300
+    assert one(f"SELECT count(*) FROM push.messages WHERE run_id IN {live}") == targeted
+    assert one("SELECT count(*) FROM push.messages WHERE state IN ('sending', 'unknown')") == 0
+    held_out_but_messaged = "SELECT count(*) FROM push.messages m JOIN push.audiences a USING (run_id, member_id) WHERE a.state <> 'targeted'"
+    assert one(held_out_but_messaged) == 0
+    counters = told[0].control("/counters")
+    assert counters["max_messages_per_receiver_and_key"] == 1
+
+
+def test_the_uplift_was_measured(told: tuple[Stack, dict[str, Any]]) -> None:
+    row = f"FROM mart.campaign_results WHERE campaign = '{CAMPAIGN}'"
+    assert one(f"SELECT treated_count {row}") > 300
+    assert one(f"SELECT holdout_count {row}") > 50
+    assert one(f"SELECT uplift_low_rate <= uplift_rate AND uplift_rate <= uplift_high_rate {row}") is True
+    assert one("SELECT count(*) FROM core.coupon_events WHERE kind = 'redeemed'") > 0
+
+
+def test_the_report_and_the_summary_are_written(told: tuple[Stack, dict[str, Any]]) -> None:
+    page = (told[0].folder / "night-report.html").read_text()
+    assert "夜" in page
+    assert "<svg" in page
+    assert "18,532" in page
+    assert json.loads((told[0].folder / "summary.json").read_text())["headline"]
+
+
+def test_a_second_night_and_campaign_double_nothing(told: tuple[Stack, dict[str, Any]]) -> None:
+    stack, _ = told
+    before, sent_before = counts(), stack.control("/counters")
+    story = Demo(stack, Console(file=io.StringIO()))
+    api = AirflowApi(stack.base_url, "admin", stack.admin_password, stack.check_alive)
+    story.night(api, "again", SECOND)
+    with pytest.raises(LocalError, match=CAMPAIGN):  # the same campaign for the same day is live once
+        story.campaign(api, FIRST)
+    dry_run = "SELECT count(*) FROM push.audiences JOIN push.campaign_runs USING (run_id) WHERE mode = 'dry_run'"
+    after, sent_after = counts(), stack.control("/counters")
+    assert one(dry_run) > 0
+    after["push.audiences"] = before["push.audiences"]  # the second dry run has an audience of its own
+    assert after == before
+    assert sent_after["messages_accepted"] == sent_before["messages_accepted"]
+
+
+def test_no_clear_personal_value_stands_outside_the_vault(told: tuple[Stack, dict[str, Any]]) -> None:
+    """Every text and JSON value of every table, Airflow's XComs, every log: no generated phone, no e-mail, no full name."""
+    stack, _ = told
+    people = stack.control("/people")["people"]
+    assert len(people) > 4000
+    needles = {str(person["phone"]) for person in people} | {person["email"] for person in people if person["email"]}
+    names = {person["name"] for person in people if len(person["name"]) >= 3}
+    pattern = re.compile(r"\b100\d{8}\b|[\w.+-]+@[\w.-]+\.test|[\u4e00-\u9fff]{3,4}")
+    leaks: list[str] = []
+
+    def scan(where: str, text: str) -> None:
+        for found in pattern.findall(text):
+            if found in needles or found in names:
+                leaks.append(f"{where}: {found[:3]}…")
+
+    for dsn, schemas in (
+        (stack.environment["NIGHTMARKET_ADMIN_DSN"], ("raw", "core", "mart", "push", "ops")),
+        (stack.server.dsn("airflow"), ("public",)),
+    ):
+        with psycopg.connect(dsn) as connection:
+            columns = connection.execute(
+                "SELECT table_schema, table_name, column_name FROM information_schema.columns JOIN information_schema.tables"
+                " USING (table_schema, table_name) WHERE table_schema = ANY(%s) AND table_type = 'BASE TABLE'"
+                " AND data_type IN ('text', 'character varying', 'jsonb', 'json', 'bytea')",
+                (list(schemas),),
+            ).fetchall()
+            assert columns
+            for schema, table, column in columns:
+                query = f'SELECT "{column}"::text FROM "{schema}"."{table}" WHERE "{column}" IS NOT NULL'
+                with connection.cursor(name="scan") as cursor:
+                    for (value,) in cursor.execute(query):  # type: ignore[arg-type]
+                        scan(f"{schema}.{table}.{column}", value)
+    logs = [path for path in (stack.folder / "logs").rglob("*") if path.is_file() and path.name != "sandbox.log"]
+    assert logs
+    for path in [*logs, stack.folder / "summary.json", stack.folder / "night-report.html"]:
+        scan(str(path.relative_to(stack.folder)), Path(path).read_text(errors="replace"))
+    assert leaks == []
