@@ -3,8 +3,10 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +27,25 @@ from nightmarket.warehouse import Row, connect, migrate  # noqa: E402
 
 LOGINS = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader")
 ANCHOR = "2026-03-14"  # the last day of data in the test worlds
+AIRFLOW_HOME = Path(tempfile.gettempdir()) / f"nightmarket-airflow-{os.getpid()}"
+
+
+def pytest_configure() -> None:
+    """Airflow reads its settings at its first import: tests get a home of their own, never the user's."""
+    AIRFLOW_HOME.mkdir(exist_ok=True)
+    os.environ.update(
+        AIRFLOW_HOME=str(AIRFLOW_HOME),
+        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
+        AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{AIRFLOW_HOME}/airflow.db",
+        AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR",
+        AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+    )
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
 
 
 @dataclass

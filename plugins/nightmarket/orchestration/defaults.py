@@ -20,13 +20,16 @@ class RetryByKind(RetryPolicy):
     """
 
     def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
-        from nightmarket.platforms.base import AuthError, RateLimited
+        from nightmarket.platforms.base import AuthError, RateLimited, Refused
         from nightmarket.settings import ConfigError
 
         if isinstance(exception, RateLimited):
             wait = timedelta(seconds=max(1.0, float(exception.retry_after or 30)))
             return RetryDecision.retry(wait, f"the platform asked to wait {wait.total_seconds():.0f} s")
-        if isinstance(exception, (AuthError, ConfigError, ValueError)) or type(exception).__name__ in NEEDS_A_PERSON:
+        if (
+            isinstance(exception, (AuthError, Refused, ConfigError, ValueError))
+            or type(exception).__name__ in NEEDS_A_PERSON
+        ):
             return RetryDecision.fail(f"{type(exception).__name__} needs a person, not another attempt")
         return RetryDecision.default()
 

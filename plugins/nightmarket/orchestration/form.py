@@ -42,6 +42,36 @@ def campaign_names(folder: Path = CAMPAIGN_FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def campaign_form() -> dict[str, Param]:
+    """The form of push_campaign. No sections: Airflow folds them away, and the dry-run switch must be seen."""
+    names = campaign_names() or ["(no campaign in include/config/campaigns)"]
+    return {
+        "campaign": Param(names[0], type="string", enum=names, title="Campaign 活动"),
+        "as_of": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="As-of date 截止日期",
+            description="Whose marts decide who gets it; empty means yesterday in Asia/Shanghai.",
+        ),
+        "dry_run": dry_run_param(default=True, what="On: count and show, send nothing. **Off: messages go out.**"),
+        "test_recipients": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": "^[0-9]+$"},
+            title="Test recipients 测试对象",
+            description="Member ids, one per line: only they get it, with coupons of the test pool.",
+        ),
+        "size_limit": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Size limit 人数上限",
+            description="At most so many messages; empty means the whole audience.",
+        ),
+    }
+
+
 def check_form(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
     """Refuse keys the form does not have: a misspelt `dryrun` must not start a real campaign. Raises ValueError."""
     fields = sorted(known)
@@ -49,3 +79,8 @@ def check_form(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
     if unknown:
         names = ", ".join(repr(name) for name in unknown)
         raise ValueError(f"this form has no field {names}; its fields are {', '.join(fields)}. Nothing was done.")
+
+
+def person_of(dag_run: Any) -> str:
+    """Who started a run, for the audit log: the signed-in user, or how it was started when nobody did."""
+    return dag_run.triggering_user_name or f"airflow ({getattr(dag_run.run_type, 'value', dag_run.run_type)})"

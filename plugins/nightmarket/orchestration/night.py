@@ -45,7 +45,7 @@ def business_date_of(context: Mapping[str, Any]) -> date:
     from airflow.sdk.timezone import utcnow
 
     run, params = context["dag_run"], context["params"]
-    check_form(run.conf, params)
+    check_form(run.conf, context["dag"].params)  # not context["params"]: that one has the unknown keys merged in
     events = context.get("triggering_asset_events") or {}
     chosen, missed = choose_business_date(
         params.get("business_date"),

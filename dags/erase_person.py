@@ -1,0 +1,65 @@
+"""Erases people: their clear values leave the vault for good; what stays in the warehouse is anonymous.
+
+**Who uses it**: whoever answers erasure requests. The form takes tokens (`phone:...`), never clear values: the console
+and psql show a person's tokens.
+
+**At 03:00**: it is only started by hand. Running it twice does no harm: the second run deletes 0 rows.
+
+Runbook: docs/runbook.md#erase_person
+"""
+
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from nightmarket.orchestration.defaults import DEFAULT_ARGS
+from nightmarket.orchestration.form import check_form, person_of
+from nightmarket.orchestration.labels import Domain, Impact, Layer
+
+
+@task
+def check_request(**context: Any) -> dict[str, Any]:
+    """Refuse unknown fields, and anything that is not a token, without repeating it."""
+    from nightmarket.privacy import KINDS
+
+    run, params = context["dag_run"], context["params"]
+    check_form(run.conf, context["dag"].params)
+    tokens = [str(token).strip() for token in params["tokens"] or [] if str(token).strip()]
+    wrong = [number for number, token in enumerate(tokens, 1) if token.partition(":")[0] not in KINDS]
+    if wrong or not tokens:
+        where = f"lines {', '.join(map(str, wrong))} are not tokens" if wrong else "no token was given"
+        raise ValueError(
+            f"{where}: enter tokens such as phone:AbC..., one per line, not clear values. Nothing was erased."
+        )
+    if not str(params["reason"] or "").strip():
+        raise ValueError("the reason is missing: the audit log needs one. Nothing was erased.")
+    return {"tokens": tokens, "reason": params["reason"].strip(), "actor": person_of(run)}
+
+
+@task
+def erase(request: dict[str, Any]) -> int:
+    """Delete the vault rows and write the audit log, in one transaction; returns how many rows there were."""
+    from nightmarket.privacy import erase
+    from nightmarket.warehouse import connect_vault
+
+    with connect_vault() as connection:
+        return erase(connection, request["tokens"], actor=request["actor"], reason=request["reason"])
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "tokens": Param([], type="array", items={"type": "string"}, title="Tokens 令牌", description="One per line."),
+        "reason": Param("", type="string", title="Reason 理由", description="Goes into the audit log."),
+    },
+    tags=[Layer.VAULT, Domain.PRIVACY, Impact.TIER_2],
+    doc_md=__doc__,
+)
+def erase_person():
+    erase(check_request())
+
+
+erase_person()
