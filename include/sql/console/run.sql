@@ -1,0 +1,14 @@
+-- One run with the instant its attribution window closes.
+-- Grain: one row, or none.   Params: run_id (text).   Reads: push.campaign_runs, core.exposures
+SELECT
+    r.run_id,
+    r.campaign,
+    coalesce(r.config #>> '{title,zh}', r.campaign) AS title_zh,
+    coalesce(r.config #>> '{title,en}', r.campaign) AS title_en,
+    CASE WHEN r.config ->> 'purpose' = 'service' THEN 'journey' ELSE 'campaign' END AS kind,
+    r.mode, r.as_of, r.as_of_at, r.state, r.needs_approval, r.approved_by, r.approved_at,
+    r.decision_reason, r.size_limit, r.created_by, r.created_at, r.expires_at, r.finished_at, r.audience_checksum,
+    r.content_hash, r.config_hash,
+    (SELECT max(e.attribution_until) FROM core.exposures AS e WHERE e.run_id = r.run_id) AS attribution_until
+FROM push.campaign_runs AS r
+WHERE r.run_id = %(run_id)s::text;

@@ -1,0 +1,15 @@
+-- The funnel of a run, treated beside held out; variant '' is the whole arm.
+-- Grain: one row per arm and variant.   Params: run_id (text).   Reads: mart.campaign_funnels
+SELECT
+    f.arm, f.variant, f.member_count, f.accepted_count, f.delivered_count, f.clicked_count, f.unsubscribed_count,
+    f.coupon_issued_count, f.coupon_redeemed_count, f.buyer_count, f.order_count, f.revenue_amount, f.cost_amount,
+    f.accepted_count::numeric / nullif(f.member_count, 0) AS accepted_rate,
+    f.delivered_count::numeric / nullif(f.member_count, 0) AS delivered_rate,
+    f.clicked_count::numeric / nullif(f.member_count, 0) AS clicked_rate,
+    f.unsubscribed_count::numeric / nullif(f.member_count, 0) AS unsubscribed_rate,
+    f.coupon_redeemed_count::numeric / nullif(f.coupon_issued_count, 0) AS redemption_rate,
+    f.buyer_count::numeric / nullif(f.member_count, 0) AS buyer_rate,
+    f.revenue_amount / nullif(f.member_count, 0) AS revenue_per_member_amount
+FROM mart.campaign_funnels AS f
+WHERE f.run_id = %(run_id)s::text
+ORDER BY f.arm DESC, f.variant ASC;

@@ -1,0 +1,141 @@
+"""Charts as inline SVG. Drawn by matplotlib without any display; digits only, words stand in the HTML around them.
+
+Text stays text (svg.fonttype none), so a chart prints sharp and its figures can be searched and copied.
+"""
+
+import io
+import re
+import threading
+from collections.abc import Collection, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#2b3440", "#6b7682", "#e3e6ea"
+QUIET, ACCENT = "#8fa3bb", "#c77f2a"  # days of the past; the nights this report is about
+GOOD, BAD = "#3f7d5e", "#b0473c"
+_TEXT_STYLE = re.compile(r"font: ([0-9.]+)px [^;\"]*")
+_FONT = "var(--sans)"
+_lock = threading.Lock()  # the style is global to matplotlib, and the console draws in several threads
+
+
+@contextmanager
+def _figure(
+    name: str, width: float, height: float, rows: int = 1
+) -> "Iterator[tuple[Figure, list[Axes], io.StringIO]]":
+    """A figure of `width` x `height` inches and a buffer that holds its SVG afterwards; ids are derived from `name`."""
+    import matplotlib as mpl  # takes a second to import: only when something is drawn
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.size": 8,
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": MUTED,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.axisbelow": True,
+        "ytick.major.size": 0,
+        "xtick.major.size": 0,
+    }
+    with _lock, mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False)
+        target = io.StringIO()
+        yield figure, [row[0] for row in axes], target
+        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+
+
+def _inline(svg: str, label: str) -> str:
+    """The <svg> element alone, scalable, with the page's font and a label for readers that cannot see it."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _TEXT_STYLE.sub(rf"font: \1px {_FONT}", svg)
+    svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
+    head, rest = svg.split(">", 1)
+    return f'{head} class="chart" role="img" aria-label="{label}">{rest}'
+
+
+def _thousands(value: float, _position: Any = None) -> str:
+    return f"{value:,.0f}"
+
+
+def _day_axis(axis: "Axes", days: Sequence[date]) -> None:
+    """A label under every seventh day, counted back from the last."""
+    shown = list(range(len(days) - 1, -1, -7))[::-1]
+    axis.set_xticks(shown, [f"{days[n].month}/{days[n].day}" for n in shown])
+    axis.set_xlim(-0.7, len(days) - 0.3)
+
+
+def _value_axis(axis: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.yaxis.set_major_formatter(_thousands)
+    axis.grid(axis="y", color=GRID, linewidth=0.7)
+    axis.set_ylim(bottom=0)
+
+
+def trend(
+    name: str,
+    days: Sequence[date],
+    money: Sequence[float],
+    orders: Sequence[float],
+    marked: Collection[date],
+    label: str,
+) -> str:
+    """Two rows of bars over the same days: money above, orders below; the marked days stand out."""
+    colours = [ACCENT if day in marked else QUIET for day in days]
+    with _figure(name, 7.2, 2.5, rows=2) as (_, (upper, lower), target):
+        for axis, values in ((upper, money), (lower, orders)):
+            axis.bar(range(len(days)), values, width=0.72, color=colours, linewidth=0)
+            _value_axis(axis)
+        _day_axis(lower, days)
+    return _inline(target.getvalue(), label)
+
+
+def reviews(
+    name: str,
+    days: Sequence[date],
+    signed: Sequence[float],
+    asked: Sequence[float],
+    reviewed: Sequence[float],
+    label: str,
+) -> str:
+    """Per day of signing: orders signed as wide bars, of these asked and reviewed as narrow bars in front."""
+    places = range(len(days))
+    with _figure(name, 7.2, 1.6) as (_, (axis,), target):
+        axis.bar(places, signed, width=0.78, color=GRID, linewidth=0)
+        axis.bar([x - 0.17 for x in places], asked, width=0.3, color=QUIET, linewidth=0)
+        axis.bar([x + 0.17 for x in places], reviewed, width=0.3, color=GOOD, linewidth=0)
+        _value_axis(axis)
+        _day_axis(axis, days)
+    return _inline(target.getvalue(), label)
+
+
+def interval(name: str, low: float, middle: float, high: float, label: str) -> str:
+    """A difference in percentage points with its interval, against zero."""
+    colour = GOOD if low > 0 else BAD if high < 0 else MUTED
+    with _figure(name, 3.6, 0.75) as (_, (axis,), target):
+        axis.axvline(0, color=INK, linewidth=0.9)
+        axis.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axis.plot([middle], [0], marker="o", markersize=6, color=colour)
+        span = max(abs(low), abs(high), 0.1) * 1.2
+        axis.set_xlim(min(low - span * 0.1, -span * 0.4), max(high + span * 0.1, span * 0.4))
+        axis.set_ylim(-1, 1)
+        axis.set_yticks([])
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+        axis.grid(axis="x", color=GRID, linewidth=0.7)
+    return _inline(target.getvalue(), label)

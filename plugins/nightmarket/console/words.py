@@ -1,0 +1,172 @@
+"""Every word the report and the console show for a code of the tables, in Chinese and English, and how figures look.
+
+An unknown code is shown as it is: better a strange word than a wrong one.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from nightmarket.settings import get_settings
+
+DASH = "–"
+MINUS = "−"
+
+
+class Text(NamedTuple):
+    """The same thing in Chinese and English."""
+
+    zh: str
+    en: str
+
+
+MESSAGE_STATES = {
+    "planned": Text("待排队", "planned"),
+    "queued": Text("排队中", "queued"),
+    "sending": Text("发送中", "sending"),
+    "accepted": Text("平台已接收", "accepted"),
+    "delivered": Text("已送达", "delivered"),
+    "failed": Text("发送失败", "failed"),
+    "expired": Text("过期未发", "expired"),
+    "suppressed": Text("发送前拦下", "suppressed"),
+    "unknown": Text("结果未知", "unknown"),
+    "waiting_staff": Text("待员工确认", "waiting for staff"),
+    "cancelled": Text("已取消", "cancelled"),
+    "holdout": Text("对照组（不发）", "held out"),
+    "excluded": Text("排除", "excluded"),
+    "targeted": Text("目标", "targeted"),
+}
+REASONS = {
+    "no_channel": Text("没有可用渠道", "no channel reaches them"),
+    "no_address": Text("没有可用地址", "no address"),
+    "no_consent": Text("未同意接收", "no consent"),
+    "suppressed": Text("在屏蔽名单", "suppressed"),
+    "capped": Text("已达发送上限", "frequency cap reached"),
+    "frequency_cap": Text("已达发送上限", "frequency cap reached"),
+    "minimum_gap": Text("距上次发送太近", "too soon after the last message"),
+    "quiet_hours": Text("免打扰时段", "quiet hours"),
+    "already_reached": Text("本活动已触达", "already reached by this campaign"),
+    "global_holdout": Text("全局对照组", "global hold-out"),
+    "size_limit": Text("超出本次规模上限", "beyond the size limit"),
+    "outside_window": Text("不在客服消息窗口内", "outside the service window"),
+    "no_coupon": Text("优惠券不足", "no coupon left"),
+    "not_test_recipient": Text("不在测试名单", "not a test recipient"),
+}
+RUN_STATES = {
+    "building": Text("正在圈人", "building"),
+    "awaiting_approval": Text("等待审批", "awaiting approval"),
+    "approved": Text("已批准", "approved"),
+    "rejected": Text("已拒绝", "rejected"),
+    "sending": Text("发送中", "sending"),
+    "sent": Text("已发送", "sent"),
+    "finished": Text("已结束", "finished"),
+    "cancelled": Text("已取消", "cancelled"),
+    "failed": Text("失败", "failed"),
+    "dry_run_done": Text("试运行完成", "dry run done"),
+}
+MODES = {
+    "dry_run": Text("试运行", "dry run"),
+    "test": Text("测试发送", "test"),
+    "live": Text("正式", "live"),
+}
+CHANNELS = {
+    "wechat_service": Text("微信客服消息", "WeChat service message"),
+    "wechat_template": Text("微信模板消息", "WeChat template message"),
+    "wechat_mass": Text("微信群发", "WeChat mass send"),
+    "wechat_pay": Text("微信支付代金券", "WeChat Pay coupon"),
+    "email": Text("电子邮件", "e-mail"),
+    "sms": Text("短信", "SMS"),
+}
+STEPS = {
+    "ask": Text("邀请评价", "ask"),
+    "remind": Text("提醒一次", "remind"),
+    "offer": Text("优惠", "offer"),
+}
+GATES = {
+    "core": Text("基础层", "core"),
+    "mart": Text("集市层", "mart"),
+    "campaign": Text("活动守则", "campaign laws"),
+}
+VERDICTS = {
+    "not enough data": Text("数据还不够，下不了结论。", "There is not enough data to say."),
+    "no effect shown": Text(
+        "看不出效果：区间包含零。",
+        "No effect is shown: the interval includes zero.",
+    ),
+    "positive": Text(
+        "有效：收到消息的人买得更多，区间在零以上。",
+        "It worked: people who got it bought more, and the interval lies above zero.",
+    ),
+    "negative": Text(
+        "有害：收到消息的人反而买得更少，区间在零以下。",
+        "It hurt: people who got it bought less, and the interval lies below zero.",
+    ),
+}
+RFM_SEGMENTS = {
+    "重要价值客户": Text("重要价值客户", "Champions"),
+    "重要发展客户": Text("重要发展客户", "High value, rare"),
+    "重要保持客户": Text("重要保持客户", "High value, gone quiet"),
+    "重要挽留客户": Text("重要挽留客户", "High value, about to be lost"),
+    "一般价值客户": Text("一般价值客户", "Loyal, low value"),
+    "一般发展客户": Text("一般发展客户", "New, low value"),
+    "一般保持客户": Text("一般保持客户", "Low value, gone quiet"),
+    "一般挽留客户": Text("一般挽留客户", "Low value, about to be lost"),
+}
+_WEEKDAYS = (
+    Text("周一", "Mon"), Text("周二", "Tue"), Text("周三", "Wed"), Text("周四", "Thu"), Text("周五", "Fri"),
+    Text("周六", "Sat"), Text("周日", "Sun"),
+)  # fmt: skip
+_SYMBOLS = {"CNY": "¥", "GBP": "£", "USD": "$", "EUR": "€"}
+
+
+def say(words: dict[str, Text], code: str | None) -> Text:
+    """The words for a code; the code itself where there are none, a dash for nothing."""
+    if code is None:
+        return Text(DASH, DASH)
+    return words.get(code) or Text(code, code)
+
+
+def number(value: Any, decimals: int = 0) -> str:
+    """1234567 -> "1,234,567"; None -> a dash, never 0."""
+    if value is None:
+        return DASH
+    text = f"{Decimal(value):,.{decimals}f}"
+    return MINUS + text[1:] if text.startswith("-") else text
+
+
+def signed(value: Any, decimals: int = 0) -> str:
+    """A change: "+12", "−3", "±0", or a dash when there is nothing to compare with."""
+    if value is None:
+        return DASH
+    text = number(value, decimals)
+    if Decimal(value) == 0:
+        return "±0"
+    return text if text.startswith(MINUS) else f"+{text}"
+
+
+def money(value: Any, currency: str = "CNY", decimals: int = 2) -> str:
+    """1234.5 -> "¥1,234.50"."""
+    if value is None:
+        return DASH
+    text = number(value, decimals)
+    symbol = _SYMBOLS.get(currency, f"{currency} ")
+    return f"{MINUS}{symbol}{text[1:]}" if text.startswith(MINUS) else f"{symbol}{text}"
+
+
+def rate(value: Any, decimals: int = 1) -> str:
+    """0.1234 -> "12.3 %"; None (nothing to divide by) -> a dash."""
+    return DASH if value is None else f"{number(Decimal(value) * 100, decimals)} %"
+
+
+def points(value: Any, decimals: int = 1) -> str:
+    """A difference of two rates, in percentage points: 0.0123 -> "+1.2"."""
+    return DASH if value is None else signed(round(Decimal(value) * 100, decimals), decimals)
+
+
+def moment(value: datetime | None) -> str:
+    """An instant on the clock of the business zone, to the minute."""
+    return DASH if value is None else value.astimezone(get_settings().zone).strftime("%Y-%m-%d %H:%M")
+
+
+def weekday(day: date) -> Text:
+    return _WEEKDAYS[day.weekday()]

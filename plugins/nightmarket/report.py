@@ -1,0 +1,223 @@
+"""The night report: one self-contained HTML file for people, and the same figures as JSON for machines.
+
+Both are made from the files of include/sql/console in one read-only snapshot, so they agree with each other and with
+the console. No address, name or token is read, so none can be printed.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from nightmarket import __version__, dates
+from nightmarket.console import charts, words
+from nightmarket.console.night import notices, read_night, read_runs
+from nightmarket.console.queries import Reader, reader
+from nightmarket.settings import get_settings
+
+TREND_DAYS = 30
+REVIEW_DAYS = 21
+FULFILMENT_DAYS = 7
+
+
+def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
+    """Everything the report shows about these business dates, oldest first. Raises ValueError when there are none."""
+    days = sorted(set(business_dates))
+    if not days:
+        raise ValueError("a night report needs at least one business date")
+    last = days[-1]
+    nights = [read_night(read, day) for day in days]
+    runs = read_runs(read, days[0], last)
+    return {
+        "business_dates": days,
+        "nights": nights,
+        "runs": runs,
+        "notices": notices(nights[-1], runs),
+        "shop_trend": read.rows("shop_trend", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
+        "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
+        "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
+    }
+
+
+def summary(business_dates: Sequence[date]) -> dict[str, Any]:
+    """The figures of the report as JSON-able values.
+
+    Money, counts and rates are numbers (money in the shops' currency, rates 0..1), days and instants ISO text;
+    `headline` holds the few figures to show on a screen.
+    """
+    with reader() as read:
+        data = collect(read, business_dates)
+        queries = [{"file": f"include/sql/console/{name}.sql", "parameters": used} for name, used in read.used.items()]
+    data["notices"] = [{"level": n.level, "zh": n.text.zh, "en": n.text.en} for n in data["notices"]]
+    plain: dict[str, Any] = _plain({"headline": headline(data), **data, "queries": queries})
+    return plain
+
+
+def headline(data: dict[str, Any]) -> dict[str, Any]:
+    """The handful of figures a person asks for first: state at the end of the last night, what the nights sent."""
+    last = data["nights"][-1]
+    shop = last["totals_shop"][0] if last["totals_shop"] else {}
+    figures: dict[str, Any] = {
+        "business dates": ", ".join(day.isoformat() for day in data["business_dates"]),
+        "buyers": shop.get("buyer_count", 0),
+        "paid orders": shop.get("paid_order_count", 0),
+        "paid line value before refunds": words.money(shop.get("gross_amount", 0), shop.get("currency_code", "CNY")),
+        "members": last["totals_people"]["member_count"],
+    }
+    for night in data["nights"]:
+        changed = sum(row["changed_count"] for row in night["arrivals"])
+        rejected = sum(row["rejected_count"] for row in night["arrivals"])
+        sent = sum(row["message_count"] for row in night["messages"] if row["state"] in ("accepted", "delivered"))
+        figures[f"{night['business_date']}: records new or changed, rejected"] = f"{changed:,}, {rejected:,}"
+        figures[f"{night['business_date']}: checks red"] = sum(gate["failed_count"] for gate in night["gates"])
+        figures[f"{night['business_date']}: messages accepted"] = sent
+    for run in data["runs"]:
+        if run["mode"] != "live":
+            continue
+        name = run["run_id"]
+        figures[f"{name}: segment, targeted"] = f"{run['segment_count']:,}, {run['targeted_count']:,}"
+        if run["coupons"]:
+            redeemed = sum(stock["redeemed_count"] for stock in run["coupons"])
+            taken = sum(stock["coupon_count"] for stock in run["coupons"])
+            figures[f"{name}: coupons, redeemed"] = f"{taken:,}, {redeemed:,}"
+        if result := run["result"]:
+            low, high = words.points(result["uplift_low_rate"]), words.points(result["uplift_high_rate"])
+            figures[f"{name}: uplift, points"] = f"{words.points(result['uplift_rate'])} ({low} to {high})"
+            figures[f"{name}: verdict"] = result["verdict"]
+    return figures
+
+
+def write_night_report(path: Path, business_dates: Sequence[date]) -> Path:
+    """Write the report of these business dates to `path` (replaced in one step) and return it."""
+    with reader() as read:
+        html = render(read, business_dates)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(html)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)  # a full disk must not leave half a report behind
+        raise
+    return path
+
+
+def render(read: Reader, business_dates: Sequence[date]) -> str:
+    """The report as one HTML text: style and charts inside, nothing loaded from anywhere."""
+    data = collect(read, business_dates)
+    return (
+        _environment()
+        .get_template("night.html")
+        .render(
+            **data,
+            last=data["nights"][-1],
+            trends=_trends(data),
+            message_tables=[_message_table(night["messages"]) for night in data["nights"]],
+            review_chart=_review_chart(data["reviews_trend"]),
+            uplift_charts={run["run_id"]: _uplift_chart(run) for run in data["runs"]},
+            queries=dict(sorted(read.used.items())),
+            written_at=dates.now(),
+            version=__version__,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(get_settings().template_dir / "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        name: getattr(words, name) for name in ("number", "signed", "money", "rate", "points", "moment", "weekday")
+    }
+    environment.globals |= {
+        "say": words.say,
+        **{
+            name: getattr(words, name.upper())
+            for name in ("message_states", "reasons", "run_states", "modes", "channels", "steps", "gates", "verdicts")
+        },
+        "rfm_segments": words.RFM_SEGMENTS,
+        "TREND_DAYS": TREND_DAYS,
+        "REVIEW_DAYS": REVIEW_DAYS,
+    }
+    return environment
+
+
+def _message_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Messages with one line per campaign, step and channel, and one column per state that occurs."""
+    states = [state for state in words.MESSAGE_STATES if any(row["state"] == state for row in rows)]
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["campaign"], row["mode"], row["step"], row["channel"])
+        line = lines.setdefault(
+            key,
+            dict(zip(("campaign", "mode", "step", "channel"), key, strict=True)) | {"counts": dict.fromkeys(states, 0)},
+        )
+        line["counts"][row["state"]] += row["message_count"]
+    for line in lines.values():
+        line["total"] = sum(line["counts"].values())
+    return {"states": states, "lines": list(lines.values())}
+
+
+def _trends(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One chart per currency: revenue and paid orders of the trailing days, the reported days marked."""
+    found = []
+    for currency in dict.fromkeys(row["currency_code"] for row in data["shop_trend"]):
+        rows = [row for row in data["shop_trend"] if row["currency_code"] == currency]
+        svg = charts.trend(
+            f"trend-{currency}",
+            [row["day"] for row in rows],
+            [float(row["gross_amount"]) for row in rows],
+            [float(row["paid_order_count"]) for row in rows],
+            data["business_dates"],
+            f"Revenue in {currency} and paid orders by day",
+        )
+        found.append({"currency_code": currency, "rows": rows, "svg": Markup(svg)})  # noqa: S704 - drawn from numbers
+    return found
+
+
+def _review_chart(rows: list[dict[str, Any]]) -> Markup | None:
+    if not any(row["signed_order_count"] for row in rows):
+        return None
+    svg = charts.reviews(
+        "reviews",
+        [row["day"] for row in rows],
+        [float(row["signed_order_count"]) for row in rows],
+        [float(row["asked_order_count"]) for row in rows],
+        [float(row["reviewed_order_count"]) for row in rows],
+        "Orders signed, asked for a review, reviewed, by day of signing",
+    )
+    return Markup(svg)  # noqa: S704 - drawn from numbers
+
+
+def _uplift_chart(run: dict[str, Any]) -> Markup | None:
+    result = run["result"]
+    if not result or None in (result["uplift_rate"], result["uplift_low_rate"], result["uplift_high_rate"]):
+        return None
+    low, middle, high = (float(result[f"uplift_{part}rate"]) * 100 for part in ("low_", "", "high_"))
+    svg = charts.interval(f"uplift-{run['run_id']}", low, middle, high, "Uplift in percentage points with its interval")
+    return Markup(svg)  # noqa: S704 - drawn from numbers
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able: exact decimals as numbers (their digits survive), days and instants as ISO text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value
