@@ -419,18 +419,15 @@ CREATE TABLE mart.member_tiers (
 );
 CREATE INDEX ON mart.member_tiers (tier) WHERE valid_to IS NULL;
 
--- In the tables below business_date is the night that last changed the row. Figures such as "signed by now" ripen;
+-- In the tables below business_date is the night that last changed the row (-infinity: none did). Figures such as "signed by now" ripen;
 -- a run for an older night never takes a row back to what was known then (docs/decisions/0022-ripening-figures.md).
 CREATE TABLE mart.shop_kpis_daily (
     source_id text NOT NULL,
     day date NOT NULL,
-    business_date date NOT NULL,
     created_order_count integer NOT NULL,
     paid_order_count integer NOT NULL,               -- paid that day
     paid_of_created_count integer NOT NULL,          -- of the orders created that day, paid by now
     payment_conversion_rate numeric,
-    signed_of_created_count integer NOT NULL DEFAULT 0, -- of the orders created that day, signed by now
-    order_success_rate numeric,                      -- signed_of_created_count / created_order_count
     buyer_count integer NOT NULL,
     repeat_buyer_count integer NOT NULL,             -- buyers of that day with an earlier paid order
     repeat_purchase_rate numeric,
@@ -444,21 +441,24 @@ CREATE TABLE mart.shop_kpis_daily (
     review_count integer NOT NULL,
     positive_review_count integer NOT NULL,
     positive_review_rate numeric,
+    signed_of_created_count integer NOT NULL DEFAULT 0,  -- of the orders created that day, signed by now
+    order_success_rate numeric,                          -- signed_of_created_count / created_order_count
+    business_date date NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (source_id, day)
 );
 
 CREATE TABLE mart.fulfilment_kpis_daily (
     source_id text NOT NULL,
     day date NOT NULL,                               -- the day the order was paid
-    business_date date NOT NULL,
     paid_order_count integer NOT NULL,
     shipped_order_count integer NOT NULL,
-    due_order_count integer NOT NULL DEFAULT 0,      -- whose promised hours (kpis.yaml) are over
-    shipped_on_time_count integer NOT NULL,          -- of these, shipped within the promised hours
+    shipped_on_time_count integer NOT NULL,          -- of the orders due, shipped within the promised hours (kpis.yaml)
     on_time_shipping_rate numeric,                   -- shipped_on_time_count / due_order_count
     signed_order_count integer NOT NULL,
     median_hours_to_ship numeric,
     median_days_to_sign numeric,
+    due_order_count integer NOT NULL DEFAULT 0,          -- whose promised hours are over
+    business_date date NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (source_id, day)
 );
 
@@ -469,22 +469,22 @@ CREATE TABLE mart.campaign_funnels (
     arm text NOT NULL,
     variant text NOT NULL DEFAULT '',
     as_of date NOT NULL,
-    business_date date NOT NULL,
     member_count integer NOT NULL,                   -- targeted or held out
-    accepted_count integer NOT NULL,                 -- all counts down to buyer_count are members
+    accepted_count integer NOT NULL,                 -- counts are members, but for order_count
     delivered_count integer NOT NULL,
-    failed_count integer NOT NULL DEFAULT 0,
-    opened_count integer NOT NULL DEFAULT 0,
     clicked_count integer NOT NULL,
     unsubscribed_count integer NOT NULL,
     coupon_issued_count integer NOT NULL,
     coupon_redeemed_count integer NOT NULL,
-    ordering_member_count integer NOT NULL DEFAULT 0, -- with an order created inside the attribution window
     buyer_count integer NOT NULL,                    -- with a paid order inside the attribution window
     order_count integer NOT NULL,                    -- their paid orders
     revenue_amount numeric NOT NULL,                 -- line value of these orders, before refunds
-    refund_amount numeric NOT NULL DEFAULT 0,        -- refunds of these orders settled by now
     cost_amount numeric NOT NULL,                    -- messages + face value of redeemed coupons
+    failed_count integer NOT NULL DEFAULT 0,
+    opened_count integer NOT NULL DEFAULT 0,
+    ordered_count integer NOT NULL DEFAULT 0,        -- with an order created inside the attribution window
+    refund_amount numeric NOT NULL DEFAULT 0,        -- refunds of the paid orders settled by now
+    business_date date NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (run_id, arm, variant)
 );
 
@@ -493,7 +493,6 @@ CREATE TABLE mart.campaign_results (
     run_id text PRIMARY KEY,
     campaign text NOT NULL,
     as_of date NOT NULL,
-    business_date date NOT NULL,
     treated_count integer NOT NULL,
     treated_buyer_count integer NOT NULL,
     holdout_count integer NOT NULL,
@@ -503,26 +502,27 @@ CREATE TABLE mart.campaign_results (
     uplift_rate numeric,                             -- difference of the two rates
     uplift_low_rate numeric,                         -- 95 % interval (Agresti-Caffo)
     uplift_high_rate numeric,
-    incremental_buyer_count numeric,                 -- uplift_rate x treated members
     incremental_order_count numeric,                 -- difference of orders per member x treated members
     incremental_revenue_amount numeric,              -- difference of net revenue per member x treated members
+    verdict text NOT NULL CHECK (verdict IN ('not enough data', 'no effect shown', 'positive', 'negative')),
+    is_window_closed boolean NOT NULL,
+    incremental_buyer_count numeric,                 -- uplift_rate x treated members
     incremental_revenue_low_amount numeric,          -- its 95 % interval (Welch, normal approximation)
     incremental_revenue_high_amount numeric,
-    verdict text NOT NULL CHECK (verdict IN ('not enough data', 'no effect shown', 'positive', 'negative')),
-    is_window_closed boolean NOT NULL
+    business_date date NOT NULL DEFAULT '-infinity'
 );
 
 -- Review collection, one row per source and day of signing.
 CREATE TABLE mart.review_kpis_daily (
     source_id text NOT NULL,
     day date NOT NULL,
-    business_date date NOT NULL,
     signed_order_count integer NOT NULL,
     asked_order_count integer NOT NULL,
     reminded_order_count integer NOT NULL,
     reviewed_order_count integer NOT NULL,
     reviewed_after_ask_count integer NOT NULL,
     review_rate numeric,
+    business_date date NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (source_id, day)
 );
 
