@@ -4,13 +4,14 @@ Airflow itself checks types and enums with the words of jsonschema, and accepts 
 the first thing every DAG of ours does.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param
 
-CAMPAIGN_FOLDER = Path(__file__).resolve().parents[3] / "include" / "config" / "campaigns"
+CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "include" / "config"
 
 
 def business_date_param() -> Param:
@@ -37,8 +38,12 @@ def dry_run_param(*, default: bool, what: str) -> Param:
     return Param(default, type="boolean", title="Dry run 演练", description_md=what)
 
 
-def campaign_names(folder: Path = CAMPAIGN_FOLDER) -> list[str]:
-    """Campaigns by file name, without reading the files: the form lists broken ones too, and the run says what is wrong."""
+def campaign_names() -> list[str]:
+    """Campaigns by file name, without reading the files: the form lists broken ones too, and the run says what is wrong.
+
+    Read at parse time, where the rest of the settings need not be known yet.
+    """
+    folder = Path(os.environ.get("NIGHTMARKET_CONFIG_DIR") or CONFIG_FOLDER) / "campaigns"
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 

@@ -1,0 +1,36 @@
+"""The DAGs as the dag-processor sees them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """Airflow's own tables in SQLite, in the tests' throw-away home."""
+    from airflow.utils import db
+
+    db.initdb()
+
+
+@pytest.fixture(scope="session")
+def bag() -> Iterator[Any]:
+    """All DAGs, parsed once, with every way out of the process closed: parsing reads files and nothing else."""
+    import socket
+
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk import Connection, Variable
+
+    def closed(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("parsing a DAG must not open a socket or read a Variable or Connection")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", closed)
+        patch.setattr(Variable, "get", closed)
+        patch.setattr(Connection, "get", closed)
+        yield DagBag(DAGS, bundle_name="dags-folder")
