@@ -1,0 +1,243 @@
+-- push.audiences: every member of a run's segment in exactly one state: targeted, held out, or excluded by the first gate.
+-- Grain: one row per (run_id, member_id).   Decision: docs/decisions/0031-audience.md
+-- Params: run_id, purpose, as_of_at (all gates look back from it), planned_at (first allowed sending instant after it),
+--   planned_until (end of that day's send window), month_start, account (the WeChat account), channels, families,
+--   consent_kinds, month_limits, window_hours, window_limits (arrays in channel order; NULL = no such rule),
+--   cap_messages, cap_since, campaign, as_of, stock_id, coupon_limit (NULL = no coupon), global_salt, global_share,
+--   salt, holdout_share, variants, bounds, max_messages, default_language, group_channel.
+-- Reads: audience_segment (temporary: member_id, facts), core.member_identities, core.identities, core.followers,
+--   core.follow_events, core.consents, core.interactions, core.profiles, push.messages, push.coupons, push.suppressions
+-- Rerun: not on top of itself; build_run calls it once per run in the transaction that creates the run.
+INSERT INTO push.audiences (run_id, member_id, state, reason, arm, variant, channel, language, address, facts)
+WITH
+channel_order AS (
+    SELECT o.channel, o.family, o.consent_kind, o.month_limit, o.window_hours, o.window_limit, o.position
+    FROM unnest(%(channels)s::text[], %(families)s::text[], %(consent_kinds)s::text[], %(month_limits)s::integer[],
+                %(window_hours)s::integer[], %(window_limits)s::integer[])
+        WITH ORDINALITY AS o (channel, family, consent_kind, month_limit, window_hours, window_limit, position)
+),
+selves AS (   -- the member ids a member had before it was merged: what went to them went to this person
+    SELECT s.member_id, s.member_id AS former_id
+    FROM audience_segment AS s
+    UNION ALL
+    SELECT m.absorbed_by, m.member_id
+    FROM core.members AS m
+    JOIN audience_segment AS s ON s.member_id = m.absorbed_by
+),
+known AS (   -- every identity of a member of the segment
+    SELECT mi.member_id, i.identity_id, i.kind, i.value
+    FROM audience_segment AS s
+    JOIN core.member_identities AS mi ON mi.member_id = s.member_id
+    JOIN core.identities AS i ON i.identity_id = mi.identity_id
+),
+followed AS (   -- the account of the member that followed us at the as-of instant; the newest when there are several
+    SELECT DISTINCT ON (k.member_id) k.member_id, f.openid, f.language
+    FROM known AS k
+    JOIN core.followers AS f ON f.identity_id = k.identity_id AND f.source_id = %(account)s::text
+    LEFT JOIN LATERAL (
+        SELECT e.kind
+        FROM core.follow_events AS e
+        WHERE e.identity_id = f.identity_id AND e.source_id = f.source_id AND e.occurred_at < %(as_of_at)s::timestamptz
+        ORDER BY e.occurred_at DESC, e.event_id DESC
+        LIMIT 1
+    ) AS last_event ON TRUE
+    WHERE coalesce(
+        last_event.kind = 'follow',
+        coalesce(f.followed_at < %(as_of_at)s::timestamptz, f.is_following)
+        AND (f.is_following OR f.unfollowed_at >= %(as_of_at)s::timestamptz)
+    )
+    ORDER BY k.member_id ASC, f.followed_at DESC NULLS LAST, f.openid ASC
+),
+said AS (   -- the member's last word per channel family; withdrawal counts whoever of the member's identities said it
+    SELECT DISTINCT ON (k.member_id, c.channel) k.member_id, c.channel AS family, c.is_granted
+    FROM known AS k
+    JOIN core.consents AS c ON c.identity_id = k.identity_id
+    WHERE c.purpose = %(purpose)s::text AND c.occurred_at < %(as_of_at)s::timestamptz
+    ORDER BY k.member_id ASC, c.channel ASC, c.occurred_at DESC, c.is_granted ASC
+),
+mailable AS (   -- the e-mail address that was given most recently
+    SELECT DISTINCT ON (k.member_id) k.member_id, k.value AS email
+    FROM known AS k
+    LEFT JOIN core.consents AS c
+        ON c.identity_id = k.identity_id AND c.channel = 'email' AND c.occurred_at < %(as_of_at)s::timestamptz
+    WHERE k.kind = 'email'
+    ORDER BY k.member_id ASC, c.occurred_at DESC NULLS LAST, k.identity_id ASC
+),
+wrote AS (   -- when the member last wrote to us
+    SELECT k.member_id, max(i.occurred_at) AS wrote_at
+    FROM known AS k
+    JOIN core.interactions AS i ON i.identity_id = k.identity_id AND i.kind = 'message'
+    WHERE i.occurred_at < %(as_of_at)s::timestamptz
+    GROUP BY k.member_id
+),
+spoken AS (   -- who chose which language on a form
+    SELECT DISTINCT ON (k.member_id) k.member_id, p.language
+    FROM known AS k
+    JOIN core.profiles AS p ON p.identity_id = k.identity_id
+    WHERE p.language IS NOT NULL
+    ORDER BY k.member_id ASC, p.observed_at DESC, p.identity_id ASC
+),
+received AS (   -- what went out to the member before the as-of instant; counted by acceptance, whatever came of it later
+    SELECT
+        s.member_id,
+        count(*) FILTER (WHERE m.purpose = 'marketing' AND m.accepted_at >= %(cap_since)s::timestamptz) AS recent_count,
+        count(*) FILTER (WHERE m.channel = %(group_channel)s::text AND m.accepted_at >= %(month_start)s::timestamptz) AS month_count,
+        count(*) FILTER (WHERE m.channel = 'wechat_service' AND m.accepted_at >= w.wrote_at) AS window_count
+    FROM selves AS s
+    JOIN push.messages AS m ON m.member_id = s.former_id
+    LEFT JOIN wrote AS w ON w.member_id = s.member_id
+    WHERE m.accepted_at < %(as_of_at)s::timestamptz
+      AND m.accepted_at >= least(%(cap_since)s::timestamptz, %(month_start)s::timestamptz, w.wrote_at)
+    GROUP BY s.member_id
+),
+reached AS (   -- another run of this campaign for this day has a message for the member
+    SELECT DISTINCT s.member_id
+    FROM push.campaign_runs AS r
+    JOIN push.messages AS m ON m.run_id = r.run_id
+    JOIN selves AS s ON s.former_id = m.member_id
+    WHERE r.campaign = %(campaign)s::text AND r.as_of = %(as_of)s::date AND r.mode = 'live'
+      AND r.run_id <> %(run_id)s::text AND m.state <> 'cancelled'
+),
+holding AS (   -- coupons of this stock the member has had
+    SELECT s.member_id, count(*) AS coupon_count
+    FROM push.coupons AS c
+    JOIN selves AS s ON s.former_id = c.member_id
+    WHERE c.stock_id = %(stock_id)s::text AND c.state <> 'released' AND c.reserved_at < %(as_of_at)s::timestamptz
+    GROUP BY s.member_id
+),
+facts AS (
+    SELECT
+        s.member_id, s.facts AS segment_facts, f.openid, e.email, w.wrote_at,
+        coalesce(r.recent_count, 0) AS recent_count,
+        coalesce(r.month_count, 0) AS month_count,
+        coalesce(r.window_count, 0) AS window_count,
+        a.member_id IS NOT NULL AS is_reached,
+        coalesce(h.coupon_count, 0) AS coupon_count,
+        CASE
+            WHEN coalesce(p.language, f.language) IS NULL THEN %(default_language)s::text
+            WHEN lower(coalesce(p.language, f.language)) LIKE 'zh%%' THEN 'zh'
+            ELSE 'en'
+        END AS language
+    FROM audience_segment AS s
+    LEFT JOIN followed AS f ON f.member_id = s.member_id
+    LEFT JOIN mailable AS e ON e.member_id = s.member_id
+    LEFT JOIN wrote AS w ON w.member_id = s.member_id
+    LEFT JOIN spoken AS p ON p.member_id = s.member_id
+    LEFT JOIN received AS r ON r.member_id = s.member_id
+    LEFT JOIN reached AS a ON a.member_id = s.member_id
+    LEFT JOIN holding AS h ON h.member_id = s.member_id
+),
+options AS (   -- every channel of the campaign for every member who has an address there
+    SELECT
+        f.member_id, o.channel, o.position,
+        CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END AS address,
+        coalesce(c.is_granted, o.consent_kind = 'following') AS has_consent,
+        EXISTS (
+            SELECT 1
+            FROM push.suppressions AS x
+            WHERE x.channel = o.family
+              AND x.address = CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END
+              AND x.since < %(as_of_at)s::timestamptz
+              AND (x.until IS NULL OR x.until >= %(as_of_at)s::timestamptz)
+        ) AS is_suppressed,
+        (o.month_limit IS NULL OR f.month_count < o.month_limit)
+        AND (
+            o.window_hours IS NULL
+            -- the window must stay open until the end of the planned day, or the message could fall out of it
+            OR (f.wrote_at > %(planned_until)s::timestamptz - make_interval(hours => o.window_hours)
+                AND f.window_count < o.window_limit)
+        ) AS is_open
+    FROM facts AS f
+    CROSS JOIN channel_order AS o
+    LEFT JOIN said AS c ON c.member_id = f.member_id AND c.family = o.family
+    WHERE CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END IS NOT NULL
+),
+routes AS (
+    SELECT
+        member_id,
+        bool_or(has_consent) AS has_consent,
+        bool_or(has_consent AND NOT is_suppressed) AS is_allowed,
+        array_agg(channel ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open) AS channels,
+        array_agg(address ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open) AS addresses
+    FROM options
+    GROUP BY member_id
+),
+gated AS (   -- the gates, in order; the first that applies is the reason
+    SELECT
+        f.*, r.channels, r.addresses,
+        CASE
+            WHEN r.member_id IS NULL THEN 'no_address'
+            WHEN NOT r.has_consent THEN 'no_consent'
+            WHEN NOT r.is_allowed THEN 'suppressed'
+            WHEN r.channels IS NULL THEN 'channel_limit'
+            WHEN f.recent_count >= %(cap_messages)s::integer THEN 'capped'
+            WHEN f.is_reached THEN 'already_reached'
+            WHEN f.openid IS NOT NULL AND f.coupon_count >= %(coupon_limit)s::integer THEN 'coupon_limit'
+            WHEN ('x' || left(encode(sha256(convert_to(%(global_salt)s::text || ':' || f.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
+                 / 281474976710656.0::double precision < %(global_share)s::double precision THEN 'global_holdout'
+        END AS reason
+    FROM facts AS f
+    LEFT JOIN routes AS r ON r.member_id = f.member_id
+),
+drawn AS (   -- experiment.unit() in SQL: the first 48 bits of sha256(salt:member)
+    SELECT
+        g.*,
+        ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':holdout:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
+            / 281474976710656.0::double precision AS holdout_unit,
+        ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':variant:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
+            / 281474976710656.0::double precision AS variant_unit
+    FROM gated AS g
+),
+armed AS (
+    SELECT
+        d.*,
+        d.reason IS NULL AND d.holdout_unit < %(holdout_share)s::double precision AS is_holdout,
+        (%(variants)s::text[])[1 + CASE
+            WHEN cardinality(%(bounds)s::double precision[]) = 0 THEN 0
+            ELSE width_bucket(d.variant_unit, %(bounds)s::double precision[])
+        END] AS variant
+    FROM drawn AS d
+),
+limited AS (   -- who fits under the size limit: in hash order, so that a rerun cuts the same members
+    SELECT
+        a.*,
+        CASE
+            WHEN a.reason IS NOT NULL OR a.is_holdout THEN a.reason
+            WHEN row_number() OVER (
+                PARTITION BY a.reason IS NULL AND NOT a.is_holdout ORDER BY a.holdout_unit ASC, a.member_id ASC
+            ) > %(max_messages)s::bigint THEN 'over_size_limit'
+        END AS limit_reason
+    FROM armed AS a
+),
+counted AS (   -- a mass send needs two receivers of the same text
+    SELECT
+        l.*,
+        l.limit_reason IS NULL AND NOT l.is_holdout AND l.channels[1] = %(group_channel)s::text
+        AND count(*) OVER (
+            PARTITION BY l.limit_reason IS NULL AND NOT l.is_holdout, l.channels[1], l.variant, l.language
+        ) = 1 AS is_alone
+    FROM limited AS l
+),
+final AS (
+    SELECT
+        c.*,
+        CASE WHEN c.is_alone THEN 2 ELSE 1 END AS choice,
+        CASE WHEN c.is_alone AND c.channels[2] IS NULL THEN 'alone_in_group' ELSE c.limit_reason END AS final_reason
+    FROM counted AS c
+)
+SELECT
+    %(run_id)s::text,
+    f.member_id,
+    CASE WHEN f.final_reason IS NOT NULL THEN 'excluded' WHEN f.is_holdout THEN 'holdout' ELSE 'targeted' END,
+    f.final_reason,
+    CASE WHEN f.final_reason IS NOT NULL THEN NULL WHEN f.is_holdout THEN 'holdout' ELSE 'treatment' END,
+    CASE WHEN f.final_reason IS NULL AND NOT f.is_holdout THEN f.variant END,
+    CASE WHEN f.final_reason IS NULL AND NOT f.is_holdout THEN f.channels[f.choice] END,
+    f.language,
+    CASE WHEN f.final_reason IS NULL AND NOT f.is_holdout THEN f.addresses[f.choice] END,
+    f.segment_facts || jsonb_build_object(
+        'openid', f.openid, 'email', f.email, 'wrote_at', f.wrote_at, 'channels', f.channels,
+        'marketing_recent', f.recent_count, 'mass_this_month', f.month_count, 'service_in_window', f.window_count,
+        'coupons_of_stock', f.coupon_count
+    )
+FROM final AS f;

@@ -1,0 +1,144 @@
+"""What every channel has in common: what it is asked to send, what can come of it, and when a call is in doubt.
+
+A channel never raises because of the platform: it says what happened. The one question that matters is whether the
+message can have gone out; where nobody can know, the answer is `unknown` and the outbox decides.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+import aiohttp
+import orjson
+
+from nightmarket.settings import Credentials
+
+OutcomeKind = Literal["accepted", "refused", "retry", "pause", "unknown"]
+KEEPALIVE_SECONDS = 3.0  # below every server's own: a connection the server is closing would leave a POST in doubt
+
+
+@dataclass(frozen=True)
+class Content:
+    """A rendered message. `fields` belong to template messages, `subject` and `html` to e-mail."""
+
+    text: str = ""
+    html: str = ""
+    subject: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    template_id: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a channel: one message, or one group of receivers of the same content."""
+
+    key: str  # message key or group key: the idempotency key
+    addresses: tuple[str, ...]  # openids or an e-mail address in clear; never logged
+    content: Content
+    link: str = ""
+    unsubscribe_link: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    accepted: the platform has it. refused: it never will, do not repeat. retry: certainly not sent, try again later.
+    pause: certainly not sent, and the next call would fare no better, so stop the channel. unknown: may have been sent.
+    """
+
+    kind: OutcomeKind
+    platform_message_id: str = ""
+    http_status: int | None = None
+    code: str = ""
+    message: str = ""
+    retry_after: float = 0.0  # seconds
+    suppress: str = ""  # why this address must not be used again; "" = it may be
+
+
+class Channel(ABC):
+    """One sending account of one channel, opened for one stretch of sending."""
+
+    name: ClassVar[str]
+    family: ClassVar[Literal["wechat", "email"]]  # whose consent and suppressions count
+    is_group: ClassVar[bool] = False  # one call, many receivers, same content
+    is_repeatable: ClassVar[bool] = False  # the platform recognises a repeated call by its key
+    is_personal: ClassVar[bool] = True  # content may differ per receiver
+
+    def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
+        self.credentials = credentials
+        self.connections = connections
+        self.timeout_seconds = timeout_seconds
+
+    @abstractmethod
+    async def send(self, call: Call) -> Outcome:
+        """Make the call once. Never raises because of the platform."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer: its status, its JSON object, the bytes as received, and its headers."""
+
+    status: int
+    data: dict[str, Any]
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def http_session(connections: int, timeout_seconds: float) -> aiohttp.ClientSession:
+    """A session whose connections are never reused after the server may have closed them."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEPALIVE_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        headers={"User-Agent": "nightmarket/0.1"},
+    )
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Answer | Outcome:
+    """POST; an Answer when the platform spoke, an Outcome when the network did.
+
+    Not reaching the server, and 429, leave nothing behind: retry. Everything that breaks after the request may have
+    left (time-out, reset, 5xx, an answer that is not JSON) is unknown.
+    """
+    try:
+        async with session.post(url, data=body, headers=headers) as response:
+            raw = await response.read()
+            return _read(response.status, raw, response.headers)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        return Outcome("retry", code="connect", message=type(error).__name__, retry_after=5)
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        return Outcome("unknown", code="network", message=type(error).__name__)
+
+
+def _read(status: int, raw: bytes, headers: Mapping[str, str]) -> Answer | Outcome:
+    if status == 429:
+        return Outcome(
+            "retry", http_status=status, code="429", retry_after=retry_after(headers), message="rate limited"
+        )
+    if status >= 500:
+        return Outcome("unknown", http_status=status, code=str(status), message="server error")
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        data = None
+    if not isinstance(data, dict):
+        return Outcome("unknown", http_status=status, code="bad_payload", message="the answer is not a JSON object")
+    return Answer(status, data, raw, headers)
+
+
+def retry_after(headers: Mapping[str, str], default: float = 5.0) -> float:
+    """Seconds of a Retry-After header; `default` when it is missing or a date."""
+    try:
+        return max(0.0, float(headers.get("Retry-After", default)))
+    except ValueError:
+        return default
