@@ -1,0 +1,228 @@
+"""python -m sandbox: start the platforms on 127.0.0.1 and write the keys to an access file."""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from . import clock, state
+from .app import App
+from .control import Control
+from .pages import Pages
+from .reactions import begin
+from .settings import Settings
+from .smtp import MailSink
+from .state import World
+from .top import SHOP_NICK, Top
+from .webhook import Webhook
+from .wechat_official import TEMPLATES, WechatOfficial
+from .wechat_pay import MCHID, WechatPay
+from .world import DATA_FILE, load_history
+
+HOST = "127.0.0.1"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox",
+        description="A Taobao shop (TOP), a WeChat official account, WeChat Pay coupons, our own follow-up pages and a "
+        "mail server on 127.0.0.1, speaking the platforms' protocols. Its shop sells the real baskets of include/data. "
+        "Keys, secrets and the control API are written to the access file as soon as it listens.",
+        epilog="Everything it answers is described in include/sandbox/README.md.",
+    )
+    parser.add_argument("--port", type=int, default=8180, help="HTTP port; 0 = a free one (default %(default)s)")
+    parser.add_argument("--smtp-port", type=int, default=8125, help="SMTP port; 0 = a free one (default %(default)s)")
+    parser.add_argument(
+        "--access-file",
+        type=Path,
+        default=Path("var/sandbox/access.json"),
+        help="where base URL, keys and secrets are written when the sandbox listens (default %(default)s)",
+    )
+    parser.add_argument("--customers", type=int, help="keep a spread sample of that many customers (default: all)")
+    parser.add_argument("--seed", type=int, default=7, help="names, identities and reactions (default %(default)s)")
+    parser.add_argument(
+        "--anchor",
+        type=date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="the day the data's last day, 2011-12-09, becomes (default: yesterday in China)",
+    )
+    parser.add_argument(
+        "--now",
+        metavar="INSTANT",
+        help="where the clock starts: an ISO instant, or `machine` for the machine's own time, which any official client "
+        "needs (default: the end of the anchor day, 00:00 +08:00)",
+    )
+    parser.add_argument("--top-rate", type=int, help=f"TOP calls per method and second (default {Settings().top_rate})")
+    parser.add_argument("--webhook", metavar="URL", help="POST every WeChat push there too, signed as WeChat signs it")
+    parser.add_argument("--data-file", type=Path, default=DATA_FILE, help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    if given.customers is not None and given.customers < 1:
+        parser.error("--customers must be at least 1")
+    if given.anchor is None:
+        given.anchor = clock.day_of(_machine_now()) - timedelta(days=1)
+    return given
+
+
+def _machine_now() -> float:
+    import time
+
+    return time.time()
+
+
+def fail(sentence: str) -> "NoReturn":  # noqa: F821
+    print(f"sandbox: {sentence}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)
+
+
+def listen(port: int, name: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((HOST, port))
+    except OSError as error:
+        fail(f"{name} port {port} on {HOST} cannot be used: {error.strerror}")
+    sock.listen(512)
+    sock.setblocking(False)
+    return sock
+
+
+async def serve(given: argparse.Namespace) -> None:
+    given.access_file.unlink(missing_ok=True)  # a stale file must not say that we listen
+    web, mail = listen(given.port, "HTTP"), listen(given.smtp_port, "SMTP")
+    try:
+        history = load_history(given.seed, given.anchor, given.customers, given.data_file)
+    except OSError as error:
+        fail(f"the data file cannot be read: {error}")
+    world = World(history)
+
+    def settings_from_arguments() -> None:
+        if given.top_rate is not None:
+            world.settings.top_rate = given.top_rate
+        world.archive.on_push = hook.push if hook else None
+        wechat.reset()
+
+    hook = Webhook(given.webhook, secrets.token_hex(16)) if given.webhook else None
+    push_token = hook.token if hook else secrets.token_hex(16)
+    top = Top(world, str(23_000_000 + secrets.randbelow(10**6)), secrets.token_hex(16), "6100" + secrets.token_hex(28))
+    wechat = WechatOfficial(world, secrets.token_hex(16))
+    pay = WechatPay(world)
+    pages = Pages(world, "pages-" + secrets.token_hex(4), secrets.token_hex(24))
+    sink = MailSink(world, "nightmarket", secrets.token_hex(12))
+    control = Control(world, secrets.token_hex(24), settings_from_arguments)
+    begin(world)
+    settings_from_arguments()  # only now: pushes of the history are archived, not sent again
+    if given.now:
+        try:
+            moment = _machine_now() if given.now == "machine" else clock.parse_iso(given.now)
+            world.clock.move(moment)
+        except clock.ClockError as error:
+            fail(f"--now: {error}")
+    world.settle()
+    gc.collect()
+    gc.freeze()  # the history never becomes garbage; looking through it again would cost answers their speed
+
+    app = App(world, control, top, wechat, pay, pages)
+    config = uvicorn.Config(
+        app, log_level="critical", access_log=False, lifespan="off", timeout_keep_alive=75, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    loop = asyncio.get_running_loop()
+    mail_server = await loop.create_server(sink.server, sock=mail)
+    running = asyncio.create_task(server.serve(sockets=[web]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    base = f"http://{HOST}:{web.getsockname()[1]}"
+    access: dict[str, Any] = {
+        "base_url": base,
+        "control": {"url": f"{base}/control", "token": control.token},
+        "clock": clock.iso(world.now()),
+        "seed": given.seed,
+        "anchor": given.anchor.isoformat(),
+        "taobao": {
+            "gateway_url": f"{base}/router/rest",
+            "app_key": top.app_key,
+            "app_secret": top.app_secret,
+            "session": top.session,
+            "shop_nick": SHOP_NICK,
+        },
+        "wechat_official": {
+            "base_url": base,
+            "appid": state.APPID,
+            "secret": wechat.secret,
+            "push_token": push_token,
+            "templates": [
+                {"template_id": template_id, "title": title, "fields": list(fields)}
+                for template_id, (title, fields) in TEMPLATES.items()
+            ],
+        },
+        "wechat_pay": {
+            "base_url": base,
+            "mchid": MCHID,
+            "appid": state.APPID,
+            "serial_no": pay.serial_no,
+            "private_key_pem": pay.private_key_pem,
+            "platform_key_id": pay.platform_key_id,
+            "platform_public_key_pem": pay.platform_public_key_pem,
+            "stocks": [
+                {
+                    "stock_id": stock.stock_id,
+                    "name": stock.name,
+                    "face_amount_fen": stock.face_fen,
+                    "minimum_fen": stock.minimum_fen,
+                    "max_coupons": stock.max_coupons,
+                    "max_coupons_per_user": stock.max_per_user,
+                    "available_begin_time": clock.iso(stock.begins),
+                    "available_end_time": clock.iso(stock.ends),
+                }
+                for stock in world.stocks.values()
+            ],
+        },
+        "own_pages": {
+            "base_url": f"{base}/pages",
+            "key_id": pages.key_id,
+            "secret": pages.secret,
+            "link_host": state.LINK_HOST,
+        },
+        "smtp": {
+            "host": HOST,
+            "port": mail.getsockname()[1],
+            "username": sink.username,
+            "password": sink.password,
+            "from_address": "夜市旗舰店 <hello@nightmarket.test>",
+        },
+    }
+    _write_access(given.access_file, access)
+    await running
+    mail_server.close()
+
+
+def _write_access(path: Path, access: dict[str, Any]) -> None:
+    """Write the file in one step, readable by its owner only: it appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(access, file, ensure_ascii=False, indent=2)
+    draft.replace(path)
+
+
+def main() -> None:
+    given = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also before the server has taken over
+    try:
+        asyncio.run(serve(given))
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What can be turned while the sandbox runs: how people react, and limits whose true value nobody has published.
+
+`POST /control/settings {"purchase_treated": 0.2}` changes them, `POST /control/reset` brings them back.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(slots=True)
+class Settings:
+    # People. Probabilities; the daily ones are per person and day, drawn at the start of the day.
+    purchase_base: float = 0.03  # p0: a buyer buys again that day
+    purchase_treated: float = 0.13  # p1: the same, after a marketing message that day or the day before
+    click: float = 0.35  # of a message with a link
+    unsubscribe: float = 0.01  # of a marketing message
+    redeem: float = 0.80  # a coupon in hand, when buying enough for it
+    review_after_request: float = 0.30  # of a review request, within a day
+    refund_live: float = 0.02  # a new trade is sent back
+    follow_daily: float = 0.001  # of the people who do not follow
+    unfollow_daily: float = 0.0005  # of the followers
+    write_daily: float = 0.02  # of the followers: write to the account, which opens the service window
+    template_blocked: float = 0.005  # status "failed:user block" of a template message
+    template_failed: float = 0.002  # status "failed: system failed"
+
+    # Limits of the platforms.
+    top_rate: int = 400  # calls per method and real second before code 7
+    top_ban_seconds: int = 1  # the N of "This ban will last for N more seconds"
+    top_review_rows: int = 1500  # rows of traderates.get per window
+    wechat_user_page: int = 10_000  # openids per page of user/get
+    wechat_rate: int = 0  # message calls per real minute before 45011; 0 = no limit
+    custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
+    mass_per_month: int = 4
+    pay_rate: int = 500  # coupon calls per real second before 429
+
+    def update(self, changes: dict[str, Any]) -> None:
+        """Set some values; raises ValueError with a sentence for an unknown name or a wrong type."""
+        types = {entry.name: type(getattr(self, entry.name)) for entry in fields(self)}
+        for name, value in changes.items():
+            if name not in types:
+                raise ValueError(f"there is no setting {name!r}; known are {', '.join(types)}")
+            right = bool if types[name] is bool else (int, float) if types[name] is float else int
+            if not isinstance(value, right) or (isinstance(value, bool) and types[name] is not bool):
+                raise ValueError(f"setting {name} must be a {types[name].__name__}, not {value!r}")
+        for name, value in changes.items():
+            setattr(self, name, types[name](value))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,606 @@
+"""Taobao and Tmall: the TOP gateway, `POST|GET /router/rest`.
+
+Verifies what the real gateway verifies (signature, session, clock, windows, page sizes, call rate) and refuses with its
+error envelopes. Which methods there are, and what is assumed because no page confirms it, stands in README.md.
+"""
+
+import hmac
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import md5
+from typing import Any
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
+
+import orjson
+
+from .clock import DAY, MINUTE, months_before, parse_shop_time, shop_time
+from .faults import Fault
+from .state import World
+from .wire import Answer, Request
+from .world import Refund, Review, Trade
+
+CLOCK_TOLERANCE = 10 * MINUTE
+HISTORY_MONTHS = 3
+REVIEW_DAYS = 180
+ITEM_DEPTH = 20_000
+SHOP_NICK = "夜市旗舰店"
+Params = Mapping[str, str]
+Row = dict[str, Any]
+
+
+class TopError(Exception):
+    """An error envelope."""
+
+    def __init__(self, code: int, msg: str, sub_code: str = "", sub_msg: str = "") -> None:
+        super().__init__(msg)
+        self.code = code
+        self.body = {"code": code, "msg": msg}
+        if sub_code:
+            self.body |= {"sub_code": sub_code, "sub_msg": sub_msg or msg}
+
+
+def missing(name: str) -> TopError:
+    return TopError(40, f"Missing required arguments:{name}", f"isv.missing-parameter:{name}", f"缺少必要的参数:{name}")
+
+
+def invalid(name: str, why: str) -> TopError:
+    return TopError(41, f"Invalid arguments:{name}", f"isv.invalid-parameter:{name}", why)
+
+
+def signature(params: Params, secret: str, sign_method: str) -> str:
+    """The sign of a set of parameters: every non-empty one but `sign`, sorted by name, digested as `sign_method` says."""
+    joined = "".join(name + value for name, value in sorted(params.items()) if name != "sign" and name and value)
+    if sign_method == "md5":
+        return md5((secret + joined + secret).encode()).hexdigest().upper()
+    digest = {"hmac": "md5", "hmac-sha256": "sha256"}[sign_method]
+    return hmac.new(secret.encode(), joined.encode(), digest).hexdigest().upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What `fields` asked for: names of the row itself, and of its orders (empty: none, {"*"}: all)."""
+
+    own: frozenset[str]
+    orders: frozenset[str]
+
+
+@lru_cache(1024)
+def parse_fields(text: str) -> Fields:
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    orders = {"*"} if "orders" in names else {name[7:] for name in names if name.startswith("orders.")}
+    if "orders.order" in names:
+        orders = {"*"}
+    return Fields(frozenset(names), frozenset(orders))
+
+
+@lru_cache(1 << 17)
+def yuan(milli: int) -> str:
+    """Thousandths as a decimal string: two decimals, three where the data has three."""
+    sign, milli = ("-", -milli) if milli < 0 else ("", milli)
+    whole, rest = divmod(milli, 1000)
+    return f"{sign}{whole}.{rest:03d}" if rest % 10 else f"{sign}{whole}.{rest // 10:02d}"
+
+
+class Top:
+    platform = "taobao"
+
+    def __init__(self, world: World, app_key: str, app_secret: str, session: str) -> None:
+        self.world, self.app_key, self.app_secret, self.session = world, app_key, app_secret, session
+        self._second, self._calls, self._banned_until = 0, Counter[str](), dict[str, float]()
+        self.methods: dict[str, Callable[[Params, float, Fault | None], Row]] = {
+            "taobao.trades.sold.get": self.sold,
+            "taobao.trades.sold.history.get": self.history,
+            "taobao.trades.sold.increment.get": self.increment,
+            "taobao.trade.fullinfo.get": self.fullinfo,
+            "taobao.refunds.receive.get": self.refunds,
+            "taobao.refund.get": self.refund,
+            "taobao.traderates.get": self.traderates,
+            "taobao.items.onsale.get": self.items,
+            "taobao.user.seller.get": self.seller,
+            "taobao.time.get": self.time,
+        }
+
+    def params(self, request: Request) -> dict[str, str]:
+        params = dict(request.query)
+        if request.method == "POST":
+            params |= dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
+        return params
+
+    def method(self, request: Request) -> str:
+        return self.params(request).get("method", "")
+
+    def answer(self, request: Request, fault: Fault | None) -> Answer:
+        params = self.params(request)
+        number = self.world.chance.bits("request", time.monotonic_ns())
+        request_id = f"{number:016x}"[:13]
+        try:
+            self._check(request, params, fault)
+            name = params["method"]
+            result = self.methods[name](params, self.world.now(), fault)
+            root = name.removeprefix("taobao.").replace(".", "_") + "_response"
+            body: Row = {root: {**result, "request_id": request_id}}
+        except TopError as error:
+            self.world.counters.refused[self.platform][str(error.code)] += 1
+            body = {"error_response": {**error.body, "request_id": request_id}}
+        if params.get("format", "xml") != "json":
+            root, content = next(iter(body.items()))
+            text = '<?xml version="1.0" encoding="utf-8" ?>' + as_xml(root, content)
+            return Answer(text.encode(), content_type="text/xml;charset=UTF-8")
+        if params.get("simplify") == "true" and "error_response" not in body:
+            body = _simplified(next(iter(body.values())))
+        return Answer(orjson.dumps(body), content_type="text/javascript;charset=UTF-8")
+
+    # ---------------------------------------------------------------------------------------------------- the gateway
+
+    def _check(self, request: Request, params: Params, fault: Fault | None) -> None:
+        if request.method not in ("GET", "POST"):
+            raise TopError(9, "Http Action Not Allowed")
+        for name, code, text in (("method", 21, "Missing Method"), ("app_key", 28, "Missing App Key")):
+            if not params.get(name):
+                raise TopError(code, text)
+        if params["app_key"] != self.app_key:
+            raise TopError(29, "Invalid app Key", "isv.appkey-not-exists", "appkey不存在")
+        if not params.get("v"):
+            raise TopError(32, "Missing Version")
+        if params["v"] != "2.0":
+            raise TopError(33, "Invalid Version")
+        if params.get("format", "xml") not in ("json", "xml"):
+            raise TopError(23, "Invalid Format")
+        if not params.get("timestamp"):
+            raise TopError(30, "Missing Timestamp")
+        if not params.get("sign"):
+            raise TopError(24, "Missing Signature")
+        sign_method = params.get("sign_method", "md5")
+        if sign_method not in ("md5", "hmac", "hmac-sha256"):
+            raise TopError(25, "Invalid Signature")
+        if not hmac.compare_digest(signature(params, self.app_secret, sign_method).encode(), params["sign"].encode()):
+            raise TopError(25, "Invalid Signature")
+        try:
+            at = parse_shop_time(params["timestamp"])
+        except ValueError:
+            raise TopError(31, "Invalid Timestamp", "isv.invalid-parameter", "时间戳格式错误") from None
+        if abs(at - self.world.now()) > CLOCK_TOLERANCE:
+            raise TopError(31, "Invalid Timestamp", "isv.invalid-parameter", "时间戳与服务器时间相差超过10分钟")
+        if params["method"] not in self.methods:
+            raise TopError(22, "Invalid Method", "isv.invalid-method", "不存在的方法名")
+        self._limit(params["method"], fault)
+        if params["method"] != "taobao.time.get":
+            if not params.get("session"):
+                raise TopError(26, "Missing session", "isv.missing-parameter:session", "session不能为空")
+            if params["session"] != self.session or (fault and fault.kind == "expired_session"):
+                raise TopError(27, "Invalid session", "invalid-sessionkey", "SessionKey非法")
+        if fault and fault.kind == "platform_busy":
+            raise TopError(15, "Remote service error", "isp.service-unavailable", "服务不可用")
+
+    def _limit(self, method: str, fault: Fault | None) -> None:
+        """The call rate per method, by the machine's seconds, as callers pace themselves by them."""
+        settings, now = self.world.settings, time.monotonic()
+        if int(now) != self._second:
+            self._second, self._calls = int(now), Counter()
+        self._calls[method] += 1
+        wait = self._banned_until.get(method, 0.0) - now
+        if fault and fault.kind == "call_limit":
+            wait = fault.seconds
+        elif wait <= 0 and self._calls[method] > settings.top_rate:
+            wait = settings.top_ban_seconds
+            self._banned_until[method] = now + wait
+        if wait > 0:
+            raise TopError(
+                7,
+                "App Call Limited",
+                "accesscontrol.limited-by-app-api-access-count",
+                f"This ban will last for {max(1, round(wait))} more seconds",
+            )
+
+    # ---------------------------------------------------------------------------------------------------- lists
+
+    def _page(
+        self, params: Params, rows: Sequence[Any], largest: int, default: int = 40, most: int | None = None
+    ) -> tuple[Sequence[Any], Row]:
+        """The rows of the page asked for, and the part of the answer that counts."""
+        page_no = self._integer(params, "page_no", 1, 1, 1_000_000)
+        size = self._integer(params, "page_size", default, 1, largest)
+        if most is not None:
+            rows = rows[:most]
+        part = rows[(page_no - 1) * size : page_no * size]
+        if params.get("use_has_next", "false").lower() == "true":
+            return part, {"has_next": page_no * size < len(rows)}
+        return part, {"total_results": len(rows)}
+
+    @staticmethod
+    def _integer(params: Params, name: str, default: int, low: int, high: int) -> int:
+        text = params.get(name) or str(default)
+        if not re.fullmatch(r"\d{1,19}", text) or not low <= int(text) <= high:
+            raise invalid(name, f"{name}的值必须在{low}到{high}之间")
+        return int(text)
+
+    @staticmethod
+    def _time(params: Params, name: str, default: float | None = None) -> float:
+        text = params.get(name)
+        if not text:
+            if default is None:
+                raise missing(name)
+            return default
+        try:
+            return parse_shop_time(text)
+        except ValueError:
+            raise invalid(name, f"{name}的格式必须是yyyy-MM-dd HH:mm:ss") from None
+
+    @staticmethod
+    def _fields(params: Params) -> Fields:
+        if not params.get("fields"):
+            raise missing("fields")
+        return parse_fields(params["fields"])
+
+    def _listed(self, outer: str, inner: str, rows: list[Row], counts: Row, fault: Fault | None, id_name: str) -> Row:
+        """A double-nested list; without rows it is absent."""
+        if fault and rows:
+            if fault.kind == "duplicate_page":
+                rows = rows + rows
+            elif fault.kind == "missing_id":
+                rows[0].pop(id_name, None)
+                rows[0].pop(f"{id_name}_str", None)
+            elif fault.kind == "bad_value":
+                rows[0] |= {name: "not a number" for name in ("payment", "refund_fee", "item_price") if name in rows[0]}
+        return {**counts, outer: {inner: rows}} if rows else counts
+
+    # ---------------------------------------------------------------------------------------------------- trades
+
+    def _recent(self, now: float) -> int:
+        """Trades created before this instant are history."""
+        return months_before(now, HISTORY_MONTHS)
+
+    def _filter(self, params: Params, trades: list[Trade], now: float) -> list[Trade]:
+        status, nick = params.get("status"), params.get("buyer_nick")
+        buyer = params.get("buyer_open_uid") or params.get("buyer_open_id")
+        if status:
+            groups = {
+                "ALL_WAIT_PAY": {"WAIT_BUYER_PAY", "TRADE_NO_CREATE_PAY"},
+                "ALL_CLOSED": {"TRADE_CLOSED", "TRADE_CLOSED_BY_TAOBAO"},
+            }
+            wanted = groups.get(status, {status})
+            trades = [trade for trade in trades if trade.status(now) in wanted]
+        if buyer:
+            trades = [trade for trade in trades if trade.buyer.open_uid == buyer]
+        if nick:
+            trades = [trade for trade in trades if trade.buyer.nick == nick]
+        if params.get("type") and "fixed" not in params["type"].split(",") and "guarantee_trade" not in params["type"]:
+            return []
+        return trades
+
+    def sold(self, params: Params, now: float, fault: Fault | None) -> Row:
+        return self._by_creation(params, self._recent(now), now, 100, now, fault)
+
+    def history(self, params: Params, now: float, fault: Fault | None) -> Row:
+        return self._by_creation(params, 0, self._recent(now) - 1, 50, now, fault)
+
+    def _by_creation(
+        self, params: Params, first: float, last: float, largest: int, now: float, fault: Fault | None
+    ) -> Row:
+        fields = self._fields(params)
+        start = self._time(params, "start_created", first)
+        end = self._time(params, "end_created", now)
+        if start > end:
+            raise invalid("start_created", "start_created不能晚于end_created")
+        trades = self.world.created_between(max(start, first), min(end, last, now))
+        trades = self._filter(params, trades, now)
+        part, counts = self._page(params, trades, largest)
+        return self._listed("trades", "trade", [self.trade(t, fields, now) for t in part], counts, fault, "tid")
+
+    def increment(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        start, end = self._time(params, "start_modified"), self._time(params, "end_modified")
+        if not 0 < end - start <= DAY:
+            raise invalid("end_modified", "start_modified和end_modified的间隔必须大于0且不超过1天")
+        if fault and fault.kind == "shifting_page":
+            for _, trade in self.world.changed_between(start, end, now)[:3]:
+                self.world.touch(trade, int(now))
+        recent = self._recent(now)
+        trades = [trade for _, trade in self.world.changed_between(start, end, now) if trade.created >= recent]
+        part, counts = self._page(params, self._filter(params, trades, now), 100)
+        return self._listed("trades", "trade", [self.trade(t, fields, now) for t in part], counts, fault, "tid")
+
+    def fullinfo(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        if not params.get("tid"):
+            raise missing("tid")
+        trade = self.world.trades.get(self._integer(params, "tid", 0, 1, 9 * 10**18))
+        if trade is None or trade.created > now:
+            raise TopError(15, "Remote service error", "isv.trade-not-exist", "交易不存在")
+        return {"trade": self.trade(trade, fields, now)}
+
+    def trade(self, trade: Trade, fields: Fields, now: float) -> Row:
+        """A trade as it looks at `now`, with the fields asked for."""
+        own, buyer, lines = fields.own, trade.buyer, self.world.lines
+        status = trade.status(now)
+        first, last = trade.first, trade.last
+        single = last - first == 1
+        amount = yuan(sum(lines.total(line) for line in range(first, last)))
+        paid = trade.paid is not None and trade.paid <= now
+        row: Row = {
+            "tid": trade.tid,
+            "tid_str": str(trade.tid),
+            "status": status,
+            "type": "fixed",
+            "title": SHOP_NICK,
+            "created": shop_time(trade.created),
+            "modified": shop_time(trade.modified(now)),
+            "payment": amount,
+            "total_fee": amount,
+            "post_fee": "0.00",
+            "discount_fee": "0.00",
+            "adjust_fee": "0.00",
+            "received_payment": amount if status == "TRADE_FINISHED" else "0.00",
+            "commission_fee": "0.00",
+            "point_fee": 0,
+            "real_point_fee": 0,
+            "buyer_obtain_point_fee": 0,
+            "num": lines.num[first] if single else 0,
+            "seller_nick": SHOP_NICK,
+            "buyer_nick": buyer.nick,
+            "buyer_area": buyer.place[0] + buyer.place[1],
+            "receiver_name": buyer.name,
+            "receiver_mobile": buyer.phone,
+            "receiver_state": buyer.place[0],
+            "receiver_city": buyer.place[1],
+            "receiver_district": buyer.place[2],
+            "receiver_address": "******",
+            "receiver_zip": "000000",
+            "shipping_type": "express",
+            "trade_from": "WAP,TAOBAO" if trade.tid % 7 else "TAOBAO",
+            "seller_flag": trade.flag,
+            "seller_rate": False,
+            "buyer_rate": self._reviewed(trade, now),
+        }
+        if single:
+            row["num_iid"] = self.world.items[lines.item[first]].num_iid
+        for name, at in (("pay_time", trade.paid), ("consign_time", trade.consigned), ("end_time", trade.ended)):
+            if at is not None and at <= now:
+                row[name] = shop_time(at)
+        if paid:
+            row["alipay_no"] = str(trade.tid)[:18]
+        row = {name: value for name, value in row.items() if name in own}
+        if "buyer_nick" in own:
+            row["buyer_open_uid"] = buyer.open_uid
+        if fields.orders:
+            row["orders"] = {"order": self._orders(trade, status, fields.orders, now)}
+        return row
+
+    @staticmethod
+    def _reviewed(trade: Trade, now: float) -> bool:
+        return any(review.created <= now for review in trade.reviews)
+
+    def _orders(self, trade: Trade, status: str, wanted: frozenset[str], now: float) -> list[Row]:
+        lines, items, rated = self.world.lines, self.world.items, self._reviewed(trade, now)
+        sent = trade.consigned is not None and trade.consigned <= now
+        common: Row = {
+            "refund_status": "NO_REFUND",
+            "discount_fee": "0.00",
+            "adjust_fee": "0.00",
+            "part_mjz_discount": "0.00",
+            "status": status,
+            "seller_type": "B",
+            "cid": 50_012_345,
+            "buyer_rate": rated,
+            "seller_rate": False,
+            "order_from": "WAP,TAOBAO",
+            "is_free_gift": False,
+        }
+        if sent:
+            common["consign_time"] = shop_time(trade.consigned or 0)
+            common["logistics_company"] = "中通快递"
+            common["invoice_no"] = f"ZT{trade.tid % 10**12:012d}"
+        if trade.ended is not None and trade.ended <= now:
+            common["end_time"] = shop_time(trade.ended)
+        every = "*" in wanted
+        if not every:
+            common = {name: value for name, value in common.items() if name in wanted}
+        refunds = {refund.line: refund for refund in trade.refunds if refund.created <= now}  # the latest per line
+        rows = []
+        for line in range(trade.first, trade.last):
+            item, num, milli = items[lines.item[line]], lines.num[line], lines.milli[line]
+            oid, total = trade.oid(line), yuan(num * milli)
+            row = {
+                "oid": oid,
+                "oid_str": str(oid),
+                "num_iid": item.num_iid,
+                "outer_iid": item.code,
+                "title": item.title,
+                "price": yuan(milli),
+                "num": num,
+                "total_fee": total,
+                "payment": total,
+                "divide_order_fee": total,
+            }
+            if not every:
+                row = {name: value for name, value in row.items() if name in wanted}
+            row |= common
+            if refunds and line in refunds:
+                row |= self._line_refund(trade, refunds[line], now, wanted)
+            rows.append(row)
+        return rows
+
+    def _line_refund(self, trade: Trade, refund: Refund, now: float, wanted: frozenset[str]) -> Row:
+        """What a refund changes on its order line."""
+        changed: Row = {"refund_id": refund.refund_id, "refund_status": refund_status(refund, now)}
+        whole = sum(r.num for r in trade.refunds if r.line == refund.line and not r.after_sale and r.settled <= now)
+        if refund.line is not None and whole >= self.world.lines.num[refund.line]:
+            changed["status"] = "TRADE_CLOSED"
+        return changed if "*" in wanted else {name: value for name, value in changed.items() if name in wanted}
+
+    # ---------------------------------------------------------------------------------------------------- refunds
+
+    def refunds(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        start, end = self._time(params, "start_modified", 0), self._time(params, "end_modified", now)
+        if start > end:
+            raise invalid("start_modified", "start_modified不能晚于end_modified")
+        found = [refund for _, refund in self.world.refunds_changed_between(start, end, now)]
+        if params.get("status"):
+            found = [refund for refund in found if refund_status(refund, now) == params["status"]]
+        if params.get("buyer_open_uid"):
+            found = [refund for refund in found if refund.buyer.open_uid == params["buyer_open_uid"]]
+        part, counts = self._page(params, found, 100)
+        rows = [self.refund_row(refund, fields, now) for refund in part]
+        return self._listed("refunds", "refund", rows, counts, fault, "refund_id")
+
+    def refund(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        if not params.get("refund_id"):
+            raise missing("refund_id")
+        refund = self.world.refunds.get(params["refund_id"])
+        if refund is None or refund.created > now:
+            raise TopError(15, "Remote service error", "isv.refund-not-exist", "退款不存在")
+        return {"refund": self.refund_row(refund, fields, now)}
+
+    def refund_row(self, refund: Refund, fields: Fields, now: float) -> Row:
+        item, settled = self.world.items[refund.item], refund.settled <= now
+        trade = self.world.trades.get(refund.tid)
+        sent = refund.line is None or bool(trade and trade.consigned and trade.consigned <= refund.created)
+        good_status = "BUYER_NOT_RECEIVED" if not sent else "BUYER_RECEIVED"
+        row: Row = {
+            "refund_id": refund.refund_id,
+            "tid": refund.tid,
+            "oid": refund.oid,
+            "status": refund_status(refund, now),
+            "order_status": trade.status(now) if trade else "TRADE_FINISHED",
+            "good_status": "BUYER_RETURNED_GOODS" if refund.returns_goods and settled else good_status,
+            "has_good_return": refund.returns_goods,
+            "refund_fee": yuan(refund.fee),
+            "payment": yuan(max(refund.line_total - refund.fee, 0)),
+            "total_fee": yuan(refund.line_total),
+            "reason": "退货退款" if refund.returns_goods else "不想要了",
+            "desc": "",
+            "created": shop_time(refund.created),
+            "modified": shop_time(refund.settled if settled else refund.created),
+            "refund_phase": "aftersale" if refund.after_sale else "onsale",
+            "dispute_type": "REFUND_AND_RETURN" if refund.returns_goods else "REFUND",
+            "refund_version": refund.created * 1000,
+            "num": refund.num,
+            "num_iid": item.num_iid,
+            "title": item.title,
+            "outer_id": item.code,
+            "buyer_nick": refund.buyer.nick,
+            "seller_nick": SHOP_NICK,
+        }
+        if settled:
+            row["end_time"] = shop_time(refund.settled)
+        row = {name: value for name, value in row.items() if name in fields.own}
+        if "buyer_nick" in fields.own:
+            row["buyer_open_uid"] = refund.buyer.open_uid
+        return row
+
+    # ---------------------------------------------------------------------------------------------------- reviews, items
+
+    def traderates(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        for name, known in (("rate_type", ("get", "give")), ("role", ("seller", "buyer"))):
+            if not params.get(name):
+                raise missing(name)
+            if params[name] not in known:
+                raise invalid(name, f"{name}只能是{known}之一")
+        if params.get("result") and params["result"] not in ("good", "neutral", "bad"):
+            raise invalid("result", "result只能是good、neutral、bad之一")
+        start, end = self._time(params, "start_date", 0), self._time(params, "end_date", now)
+        found: list[Review] = []
+        if params["rate_type"] == "get" and params["role"] == "buyer":  # the shop itself writes no reviews
+            found = self.world.reviews_between(max(start, now - REVIEW_DAYS * DAY), min(end, now))
+        for name, matches in (
+            ("result", lambda review, value: review.result == value),
+            ("tid", lambda review, value: value in (str(review.tid), str(review.oid))),
+            ("num_iid", lambda review, value: str(self.world.items[review.item].num_iid) == value),
+        ):
+            if params.get(name):
+                found = [review for review in found if matches(review, params[name])]
+        self._integer(params, "page_no", 1, 1, 200)
+        part, counts = self._page(params, found, 150, most=self.world.settings.top_review_rows)
+        rows = [self.review_row(review, fields, now) for review in part]
+        return self._listed("trade_rates", "trade_rate", rows, counts, fault, "oid")
+
+    def review_row(self, review: Review, fields: Fields, now: float) -> Row:
+        item = self.world.items[review.item]
+        row: Row = {
+            "tid": review.tid,
+            "oid": review.oid,
+            "num_iid": item.num_iid,
+            "role": "buyer",
+            "nick": review.buyer.nick,
+            "rated_nick": SHOP_NICK,
+            "result": review.result,
+            "created": shop_time(review.created),
+            "item_title": item.title,
+            "item_price": yuan(self.world.lines.milli[review.line]),
+            "content": review.content,
+            "valid_score": True,
+        }
+        if review.reply and review.replied and review.replied <= now:
+            row["reply"] = review.reply
+        return {name: value for name, value in row.items() if name in fields.own}
+
+    def items(self, params: Params, now: float, fault: Fault | None) -> Row:
+        fields = self._fields(params)
+        depth = self._integer(params, "page_no", 1, 1, 1_000_000) * self._integer(params, "page_size", 40, 1, 200)
+        if depth > ITEM_DEPTH:
+            raise invalid("page_no", "page_no乘以page_size超出最大搜索深度")
+        part, counts = self._page(params, self.world.items, 200)
+        listed = shop_time(self.world.history.start)
+        rows = [
+            {
+                name: value
+                for name, value in (
+                    ("num_iid", item.num_iid),
+                    ("title", item.title),
+                    ("outer_id", item.code),
+                    ("nick", SHOP_NICK),
+                    ("type", "fixed"),
+                    ("approve_status", "onsale"),
+                    ("list_time", listed),
+                    ("modified", listed),
+                )
+                if name in fields.own
+            }
+            for item in part
+        ]
+        return self._listed("items", "item", rows, counts, fault, "num_iid")
+
+    def seller(self, params: Params, now: float, fault: Fault | None) -> Row:
+        row = {"user_id": 2_200_000_000_001, "nick": SHOP_NICK, "type": "B", "status": "normal"}
+        own = self._fields(params).own
+        return {"user": {name: value for name, value in row.items() if name in own}}
+
+    def time(self, params: Params, now: float, fault: Fault | None) -> Row:
+        return {"time": shop_time(int(now))}
+
+
+def refund_status(refund: Refund, now: float) -> str:
+    if refund.settled <= now:
+        return "SUCCESS"
+    return "WAIT_BUYER_RETURN_GOODS" if refund.returns_goods else "WAIT_SELLER_AGREE"
+
+
+def _simplified(content: Row) -> Row:
+    """`simplify=true`: no root, no inner list names."""
+    return {name: _flat(value) for name, value in content.items()}
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, dict):
+        inner = next(iter(value.values())) if len(value) == 1 else None
+        return [_flat(part) for part in inner] if isinstance(inner, list) else {k: _flat(v) for k, v in value.items()}
+    return value
+
+
+def as_xml(name: str, value: Any) -> str:
+    """The XML form of an answer; lists become repeated elements."""
+    if isinstance(value, dict):
+        return f"<{name}>{''.join(as_xml(key, part) for key, part in value.items())}</{name}>"
+    if isinstance(value, list):
+        return "".join(as_xml(name, part) for part in value)
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    return f"<{name}>{escape(str(value))}</{name}>"

@@ -1,0 +1,464 @@
+"""The WeChat official account (a certified service account): tokens, followers, and the three ways to send."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from .clock import HOUR, MINUTE, SHANGHAI, day_of
+from .faults import Fault
+from .reactions import links, receive
+from .state import APPID, Follower, World
+from .wire import Answer, Request, json_answer
+
+Body = dict[str, Any]
+TOKEN_LIFE = 2 * HOUR
+ROTATION = 5 * MINUTE  # a token is replaced this long before its end; the old one works this long after
+FORCED_PER_DAY, FORCED_APART = 20, 30
+BATCH = 100
+WINDOWS = {"message": (5, 48 * HOUR), "tap": (3, MINUTE)}  # messages allowed, for how long
+MASS_LEAST, MASS_MOST = 2, 10_000
+CONTENT = {  # what a message of each type must carry, and the error when it does not
+    "text": "content",
+    "image": "media_id",
+    "voice": "media_id",
+    "news": "articles",
+    "mpnews": "media_id",
+    "mpnewsarticle": "article_id",
+    "msgmenu": "list",
+    "miniprogrampage": "appid",
+}
+QUOTAS = {  # per day
+    "cgi-bin/message/custom/send": 500_000,
+    "cgi-bin/message/template/send": 100_000,
+    "cgi-bin/message/mass/send": 100,
+    "cgi-bin/user/get": 500,
+    "cgi-bin/user/info": 5_000_000,
+    "cgi-bin/user/info/batchget": 5_000_000,
+}
+TEMPLATES = {  # template id -> title, fields
+    "NMTEMPLATEREVIEW000000000000000000000000001": ("评价提醒", ("thing1", "time2", "character_string3")),
+    "NMTEMPLATEORDER0000000000000000000000000002": ("订单状态通知", ("character_string1", "phrase2", "time3")),
+    "NMTEMPLATENOTICE000000000000000000000000003": ("服务通知", ("thing1", "thing2", "time3")),
+}
+FORBIDDEN_IN_TEMPLATES = re.compile(
+    r"优惠券|代金券|红包|满减|折扣|促销|领券|coupon|voucher|discount|sale\b|% off", re.I
+)
+
+
+class WechatError(Exception):
+    def __init__(self, errcode: int, errmsg: str, **more: Any) -> None:
+        super().__init__(errmsg)
+        self.body = {"errcode": errcode, "errmsg": errmsg, **more}
+
+
+@dataclass(slots=True)
+class Token:
+    value: str
+    ends: float
+
+
+class Tokens:
+    """The tokens of one endpoint (classic and stable are kept apart by the platform)."""
+
+    def __init__(self) -> None:
+        self.current: Token | None = None
+        self.previous: Token | None = None  # still valid until it ends
+        self.all: dict[str, bool] = {}  # every value ever given; True when it ran out by time
+
+    def issue(self, value: str, now: float) -> Token:
+        if self.current:
+            self.previous = Token(self.current.value, min(self.current.ends, now + ROTATION))
+        self.current = Token(value, now + TOKEN_LIFE)
+        self.all[value] = True
+        return self.current
+
+    def revoke(self) -> None:
+        for token in (self.current, self.previous):
+            if token:
+                self.all[token.value] = False
+        self.current = self.previous = None
+
+    def valid(self, value: str, now: float) -> bool:
+        return any(token and token.value == value and now < token.ends for token in (self.current, self.previous))
+
+
+class WechatOfficial:
+    platform = "wechat_official"
+
+    def __init__(self, world: World, secret: str) -> None:
+        self.world, self.secret = world, secret
+        self.handlers: dict[str, Callable[[Request, Body, float, Fault | None], Body]] = {
+            "cgi-bin/user/get": self.user_get,
+            "cgi-bin/user/info": self.user_info,
+            "cgi-bin/user/info/batchget": self.user_info_batch,
+            "cgi-bin/message/custom/send": self.custom_send,
+            "cgi-bin/message/template/send": self.template_send,
+            "cgi-bin/template/get_all_private_template": self.templates,
+            "cgi-bin/message/mass/send": self.mass_send,
+            "cgi-bin/message/mass/get": self.mass_get,
+            "cgi-bin/openapi/quota/get": self.quota_get,
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        self.tokens = {"token": Tokens(), "stable_token": Tokens()}
+        self.forced: list[float] = []
+        self.calls: Counter[tuple[str, str]] = Counter()  # (day, path)
+        self.minute, self.minute_calls = 0, 0
+        self.mass_jobs: dict[str, Body] = {}  # clientmsgid -> the first answer
+        self.mass_done: dict[int, float] = {}  # msg_id -> when it is finished
+        self.serial = 200_000_000
+
+    def method(self, request: Request) -> str:
+        return request.path.lstrip("/")
+
+    def answer(self, request: Request, fault: Fault | None) -> Answer:
+        path, now = self.method(request), self.world.now()
+        try:
+            if path in ("cgi-bin/token", "cgi-bin/stable_token"):
+                return json_answer(self.token(request, path, now))
+            handler = self.handlers.get(path)
+            if handler is None:
+                return Answer(b"Not Found", 404, content_type="text/plain")
+            self._check_token(request, now, fault)
+            if fault and fault.kind == "platform_busy":
+                raise WechatError(-1, "system error, please try again later")
+            self._check_quota(path, now, fault)
+            return json_answer(handler(request, self._body(request), now, fault))
+        except WechatError as error:
+            self.world.counters.refused[self.platform][str(error.body["errcode"])] += 1
+            number = self.world.chance.bits("rid", time.monotonic_ns())
+            return json_answer({**error.body, "errmsg": f"{error.body['errmsg']} rid: {number:016x}"})
+
+    # ---------------------------------------------------------------------------------------------------- tokens, quotas
+
+    def token(self, request: Request, path: str, now: float) -> Body:
+        wanted = self._body(request) if path.endswith("stable_token") else dict(request.query)
+        kind = path.rsplit("/", 1)[1]
+        if kind == "stable_token" and request.method != "POST":
+            raise WechatError(43002, "require POST method")
+        if wanted.get("grant_type") != "client_credential":
+            raise WechatError(40002, "invalid grant_type")
+        if not wanted.get("appid"):
+            raise WechatError(41002, "appid missing")
+        if wanted["appid"] != APPID:
+            raise WechatError(40013, "invalid appid")
+        if not wanted.get("secret"):
+            raise WechatError(41004, "appsecret missing")
+        if wanted["secret"] != self.secret:
+            raise WechatError(40125, "invalid appsecret, view more at http://t.cn/RAEkdVq")
+        tokens = self.tokens[kind]
+        if wanted.get("force_refresh"):
+            self.forced = [at for at in self.forced if day_of(at) == day_of(now)]
+            if len(self.forced) >= FORCED_PER_DAY or (self.forced and now - self.forced[-1] < FORCED_APART):
+                raise WechatError(45009, "reach max api daily quota limit")
+            self.forced.append(now)
+            tokens.issue(self._token_value(kind, now), now)
+        elif kind == "token" or tokens.current is None or tokens.current.ends - now <= ROTATION:
+            tokens.issue(self._token_value(kind, now), now)
+        assert tokens.current is not None
+        return {"access_token": tokens.current.value, "expires_in": int(tokens.current.ends - now)}
+
+    def _token_value(self, kind: str, now: float) -> str:
+        self.serial += 1
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+        text = "".join(self.world.chance.text(alphabet, 60, kind, self.serial, now, part) for part in range(2))
+        return "99_" + text
+
+    def _check_token(self, request: Request, now: float, fault: Fault | None) -> None:
+        value = request.query.get("access_token", "")
+        if not value:
+            raise WechatError(41001, "access_token missing")
+        if fault and fault.kind == "expired_session":
+            for tokens in self.tokens.values():
+                tokens.revoke()
+            raise WechatError(42001, "access_token expired")
+        if any(tokens.valid(value, now) for tokens in self.tokens.values()):
+            return
+        for tokens in self.tokens.values():
+            if value in tokens.all:
+                newest = tokens.current is not None and tokens.current.value == value
+                if newest or (tokens.current is None and not tokens.all[value]):
+                    raise WechatError(42001, "access_token expired")
+                raise WechatError(40001, "invalid credential, access_token is invalid or not latest")
+        if value.startswith("99_") and len(value) > 100:
+            raise WechatError(40001, "invalid credential, access_token is invalid or not latest")
+        raise WechatError(40014, "invalid access_token")
+
+    def _check_quota(self, path: str, now: float, fault: Fault | None) -> None:
+        limit = self.world.settings.wechat_rate
+        if "/message/" in path and limit:
+            minute = int(time.monotonic() / 60)
+            if minute != self.minute:
+                self.minute, self.minute_calls = minute, 0
+            self.minute_calls += 1
+            if self.minute_calls > limit:
+                raise WechatError(45011, "api minute-quota reach limit, must slower, retry next minute")
+        key = (day_of(now).isoformat(), path)
+        self.calls[key] += 1
+        over = path in QUOTAS and self.calls[key] > QUOTAS[path]
+        if over or (fault and fault.kind == "call_limit"):
+            raise WechatError(45009, "reach max api daily quota limit")
+
+    def quota_get(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        path = str(body.get("cgi_path", "")).lstrip("/")
+        if path not in QUOTAS:
+            raise WechatError(76021, "cgi_path not found")
+        used = min(self.calls[day_of(now).isoformat(), path], QUOTAS[path])
+        quota = {"daily_limit": QUOTAS[path], "used": used, "remain": QUOTAS[path] - used}
+        return {"errcode": 0, "errmsg": "ok", "quota": quota}
+
+    @staticmethod
+    def _body(request: Request) -> Body:
+        if request.method != "POST":
+            return {}
+        try:
+            body = request.json()
+        except orjson.JSONDecodeError:
+            raise WechatError(47001, "data format error") from None
+        if not isinstance(body, dict):
+            raise WechatError(47001, "data format error")
+        return body
+
+    # ---------------------------------------------------------------------------------------------------- followers
+
+    def user_get(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        openids = [follower.openid for follower in self.world.following()]
+        start, after = 0, request.query.get("next_openid", "")
+        if after:
+            follower = self.world.followers.get(after)
+            if follower is None:
+                raise WechatError(40003, "invalid openid")
+            mark = (follower.since, follower.openid)
+            start = sum((other.since, other.openid) <= mark for other in self.world.following())
+        page = openids[start : start + self.world.settings.wechat_user_page]
+        if fault and fault.kind == "duplicate_page":
+            page = page + page
+        answer: Body = {"total": len(openids), "count": len(page)}
+        if page:
+            answer["data"] = {"openid": page}
+        return answer | {"next_openid": page[-1] if page else ""}
+
+    def user_info(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        return self._profile(request.query.get("openid", ""))
+
+    def user_info_batch(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        users = body.get("user_list")
+        if not isinstance(users, list) or not users or not all(isinstance(user, dict) for user in users):
+            raise WechatError(40031, "invalid openid list")
+        if len(users) > BATCH:
+            raise WechatError(40032, "invalid openid list size")
+        profiles = [self._profile(str(user.get("openid", ""))) for user in users]
+        if fault and fault.kind == "missing_id":
+            del profiles[0]["openid"]
+        return {"user_info_list": profiles}
+
+    def _profile(self, openid: str) -> Body:
+        follower = self.world.followers.get(openid)
+        if follower is None:
+            raise WechatError(40003, "invalid openid")
+        if not follower.following:
+            return {"subscribe": 0, "openid": openid, "unionid": follower.person.unionid}
+        by_code = follower.scene == "ADD_SCENE_QR_CODE"
+        return {
+            "subscribe": 1,
+            "openid": openid,
+            "nickname": "",
+            "sex": 0,
+            "language": "en" if follower.person.language == "en" else "zh_CN",
+            "city": "",
+            "province": "",
+            "country": "",
+            "headimgurl": "",
+            "subscribe_time": follower.since,
+            "unionid": follower.person.unionid,
+            "remark": "",
+            "groupid": 0,
+            "tagid_list": [],
+            "subscribe_scene": follower.scene,
+            "qr_scene": 0,
+            "qr_scene_str": "store01" if by_code else "",
+        }
+
+    # ---------------------------------------------------------------------------------------------------- customer service
+
+    def custom_send(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        openid = str(body.get("touser", ""))
+        follower = self.world.followers.get(openid)
+        if follower is None:
+            raise WechatError(40003, "invalid openid")
+        content = self._content(body)
+        if self.world.settings.custom_window:
+            allowed, seconds = WINDOWS.get(follower.opened_by, (0, 0))
+            if not follower.following or now - follower.opened_at >= seconds:
+                raise WechatError(45015, "response out of time limit or subscription is canceled")
+            if follower.answered >= allowed:
+                raise WechatError(45047, "out of response count limit")
+            follower.answered += 1
+        self.world.counters.accept("wechat_service", openid, None, content, now, link_key=links(content)[0])
+        receive(self.world, follower.person, "wechat_service", openid, content, now)
+        return {"errcode": 0, "errmsg": "ok"}
+
+    @staticmethod
+    def _content(body: Body) -> str:
+        """The message's content as text. Raises what the platform answers for an unknown type or an empty message."""
+        kind = str(body.get("msgtype", ""))
+        if kind not in CONTENT:
+            raise WechatError(40008, "invalid message type")
+        part = body.get(kind)
+        value = part.get(CONTENT[kind]) if isinstance(part, dict) else None
+        if not value:
+            raise WechatError(44004, "empty content")
+        if kind == "news" and len(value) > 1:
+            raise WechatError(45008, "article size out of limit")
+        return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+    # ---------------------------------------------------------------------------------------------------- templates
+
+    def templates(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        return {
+            "template_list": [
+                {
+                    "template_id": template_id,
+                    "title": title,
+                    "primary_industry": "消费品",
+                    "deputy_industry": "消费品",
+                    "content": "\n".join("{{" + name + ".DATA}}" for name in fields),
+                    "example": "",
+                }
+                for template_id, (title, fields) in TEMPLATES.items()
+            ]
+        }
+
+    def template_send(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        openid, template_id = str(body.get("touser", "")), str(body.get("template_id", ""))
+        follower = self.world.followers.get(openid)
+        if follower is None:
+            raise WechatError(40003, "invalid openid")
+        if template_id not in TEMPLATES:
+            raise WechatError(40037, "invalid template_id")
+        data = body.get("data")
+        for name in TEMPLATES[template_id][1]:
+            entry = data.get(name) if isinstance(data, dict) else None
+            value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
+            if not value:
+                raise WechatError(47003, f"argument invalid! data.{name}.value is empty")
+            if name.startswith("thing") and len(value) > 20:
+                raise WechatError(47003, f"argument invalid! data.{name}.value invalid")
+        if not follower.following:
+            raise WechatError(43004, "require subscribe")
+        self.serial += 1
+        msgid = self.serial
+        content = orjson.dumps({"template_id": template_id, "url": body.get("url"), "data": data}).decode()
+        key = self.world.counters.accept(
+            "wechat_template",
+            openid,
+            body.get("client_msg_id"),
+            content,
+            now,
+            msgid=msgid,
+            link_key=links(str(body.get("url") or ""))[0],
+        )
+        words = " ".join(str(entry.get("value")) for entry in data.values() if isinstance(entry, dict)) if data else ""
+        if FORBIDDEN_IN_TEMPLATES.search(words):
+            self.world.counters.violation("template message with advertising or a coupon (3.9)", openid, words, now)
+        self._finish_template(follower, msgid, key, str(body.get("url") or ""), now, fault.kind if fault else "")
+        return {"errcode": 0, "errmsg": "ok", "msgid": msgid}
+
+    def _finish_template(self, follower: Follower, msgid: int, key: str, url: str, now: float, fault: str) -> None:
+        """Some seconds later the status event arrives; delivered messages reach the person."""
+        world, draw = self.world, self.world.chance("template", follower.openid, key)
+        settings = world.settings
+        status = "success"
+        if fault == "user_block" or draw < settings.template_blocked:
+            status = "failed:user block"
+        elif fault == "system_failed" or draw < settings.template_blocked + settings.template_failed:
+            status = "failed: system failed"
+        if status == "success":
+            receive(world, follower.person, "wechat_template", follower.openid, url, now)
+        if fault == "event_lost":
+            return
+        message = {"MsgType": "event", "Event": "TEMPLATESENDJOBFINISH", "MsgID": msgid, "Status": status}
+        at = int(now) + world.chance.between(2, 20, "template at", follower.openid, key)
+        for copy in range(2 if fault == "event_twice" else 1):
+            world.later(
+                at, lambda copy=copy: world.archive.add_push(APPID, follower.openid, at, message, copy) and None
+            )
+
+    # ---------------------------------------------------------------------------------------------------- mass
+
+    def mass_send(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        openids = body.get("touser")
+        if not isinstance(openids, list) or len(openids) < MASS_LEAST:
+            raise WechatError(40130, "invalid openid list size, at least two openid")
+        if len(openids) > MASS_MOST:
+            raise WechatError(40032, "invalid openid list size")
+        content = self._content(body)
+        client_id = body.get("clientmsgid")
+        if client_id is not None:
+            if not isinstance(client_id, str) or not 0 < len(client_id.encode()) <= 64:
+                raise WechatError(40035, "invalid parameter, clientmsgid size out of limit")
+            if client_id in self.mass_jobs:
+                earlier = self.mass_jobs[client_id]
+                raise WechatError(
+                    45065, "clientmsgid exist", msg_id=earlier["msg_id"], msg_data_id=earlier["msg_data_id"]
+                )
+        self.serial += 1
+        answer = {
+            "errcode": 0,
+            "errmsg": "send job submission success",
+            "msg_id": self.serial,
+            "msg_data_id": 2_600_000_000 + self.serial,
+        }
+        if client_id is not None:
+            self.mass_jobs[client_id] = answer
+        month = datetime.fromtimestamp(now, SHANGHAI).strftime("%Y-%m")
+        reached: list[Follower] = []
+        for openid in dict.fromkeys(map(str, openids)):
+            follower = self.world.followers.get(openid)
+            if follower and follower.following and follower.mass.get(month, 0) < self.world.settings.mass_per_month:
+                follower.mass[month] = follower.mass.get(month, 0) + 1
+                reached.append(follower)
+        for follower in reached:
+            self.world.counters.accept(
+                "wechat_mass",
+                follower.openid,
+                client_id,
+                content,
+                now,
+                msg_id=answer["msg_id"],
+                link_key=links(content)[0],
+            )
+            receive(self.world, follower.person, "wechat_mass", follower.openid, content, now)
+        at = int(now) + 60 + len(reached) // 1000
+        self.mass_done[self.serial] = at
+        message = {
+            "MsgType": "event",
+            "Event": "MASSSENDJOBFINISH",
+            "MsgID": answer["msg_id"],
+            "Status": "send success" if reached else "send fail",
+            "TotalCount": len(openids),
+            "FilterCount": len(reached),
+            "SentCount": len(reached),
+            "ErrorCount": 0,
+        }
+        if not (fault and fault.kind == "event_lost"):
+            sender = reached[0].openid if reached else ""
+            for copy in range(2 if fault and fault.kind == "event_twice" else 1):
+                self.world.later(
+                    at, lambda copy=copy: self.world.archive.add_push(APPID, sender, at, message, copy) and None
+                )
+        return answer
+
+    def mass_get(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        text = str(body.get("msg_id", ""))
+        if not text.isdigit() or int(text) not in self.mass_done:
+            raise WechatError(40059, "invalid msg id")
+        status = "SEND_SUCCESS" if self.mass_done[int(text)] <= now else "SENDING"
+        return {"msg_id": int(text), "msg_status": status}
