@@ -198,7 +198,7 @@ async def serve(given: argparse.Namespace) -> None:
             "port": mail.getsockname()[1],
             "username": sink.username,
             "password": sink.password,
-            "from_address": "夜市旗舰店 <hello@nightmarket.test>",
+            "from_address": "hello@nightmarket.test",
         },
     }
     _write_access(given.access_file, access)

@@ -42,9 +42,9 @@ QUOTAS = {  # per day
     "cgi-bin/user/info/batchget": 5_000_000,
 }
 TEMPLATES = {  # template id -> title, fields
-    "NMTEMPLATEREVIEW000000000000000000000000001": ("评价提醒", ("thing1", "time2", "character_string3")),
-    "NMTEMPLATEORDER0000000000000000000000000002": ("订单状态通知", ("character_string1", "phrase2", "time3")),
-    "NMTEMPLATENOTICE000000000000000000000000003": ("服务通知", ("thing1", "thing2", "time3")),
+    "SIMTEMPLATE00000000000000000000000000000001": ("评价提醒", ("thing1", "time2", "thing3")),
+    "SIMTEMPLATE00000000000000000000000000000002": ("订单状态通知", ("character_string1", "phrase2", "time3")),
+    "SIMTEMPLATE00000000000000000000000000000003": ("服务通知", ("thing1", "thing2", "time3")),
 }
 FORBIDDEN_IN_TEMPLATES = re.compile(
     r"优惠券|代金券|红包|满减|折扣|促销|领券|coupon|voucher|discount|sale\b|% off", re.I
@@ -449,7 +449,7 @@ class WechatOfficial:
             "ErrorCount": 0,
         }
         if not (fault and fault.kind == "event_lost"):
-            sender = reached[0].openid if reached else ""
+            sender = reached[0].openid if reached else str(openids[0])  # the documents show some receiver
             for copy in range(2 if fault and fault.kind == "event_twice" else 1):
                 self.world.later(
                     at, lambda copy=copy: self.world.archive.add_push(APPID, sender, at, message, copy) and None
