@@ -19,10 +19,11 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable, chain, get_parsing_context, task
 
 from nightmarket.orchestration.assets import source_asset
-from nightmarket.orchestration.defaults import DEFAULT_ARGS, NIGHT_CRON, ZONE
+from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import business_date_param, dry_run_param, limit_param
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import business_date_of
+from nightmarket.orchestration.sources import config_folder
 from nightmarket.orchestration.sql import sql_task
 from nightmarket.orchestration.tables import text_table
 
@@ -54,8 +55,8 @@ def land(source_id: str, stream: str, until: str, **context: Any) -> dict[str, A
         dry_run=context["params"]["dry_run"],
     )
     log.info(summary.sentence())
-    names = ("seen", "changed", "rejected", "requests")
-    return {"stream": stream, **{name: getattr(summary, name) for name in names}}
+    names = ("stream", "seen", "changed", "rejected", "requests", "windows", "watermark")
+    return {name: getattr(summary, name) for name in names}
 
 
 @task
@@ -77,12 +78,13 @@ def publish(source_id: str, business_date: str, changed: dict[str, int], *, outl
     outlet_events[source_asset(source_id)].extra = {"business_date": business_date, "counts": changed}
 
 
-def extract(source_id: str, name: str, platform: str, streams: list[str], mappings: list[str]) -> DAG:
+def extract(source: Any, mappings: list[str]) -> DAG:
     """The DAG of one source: land its streams side by side, map them in order, publish."""
+    source_id = source.source_id
     with DAG(
         dag_id=f"extract_{source_id}",
-        dag_display_name=f"extract {name}",
-        schedule=CronTriggerTimetable(NIGHT_CRON, timezone=ZONE),
+        dag_display_name=f"extract_{source_id} {source.name}",
+        schedule=source.schedule and CronTriggerTimetable(source.schedule, timezone=source.time_zone),
         catchup=False,
         max_active_runs=1,
         template_searchpath=[str(SQL)],
@@ -92,30 +94,26 @@ def extract(source_id: str, name: str, platform: str, streams: list[str], mappin
             "limit": limit_param(),
             "dry_run": dry_run_param(default=False, what="Call the platform and count; write nothing."),
         },
-        tags=[Layer.CORE, Domain.SOURCES, Impact.TIER_1, f"platform:{platform}"],
+        tags=[Layer.CORE, Domain.SOURCES, Impact.TIER_1, f"platform:{source.platform}"],
         doc_md=__doc__,
     ) as dag:
         window = open_window()
-        landed = [land.override(task_id=f"land_{stream}")(source_id, stream, window["until"]) for stream in streams]
+        landed = [land.override(task_id=f"land_{name}")(source_id, name, window["until"]) for name in source.streams]
         changed = summarise(landed)
         parameters = {"source_id": source_id, "run_id": "{{ dag.dag_id }}/{{ run_id }}", "as_of_at": window["until"]}
-        mapped = [sql_task(path, parameters) for path in mappings]
         published = publish.override(outlets=[source_asset(source_id)])(source_id, window["business_date"], changed)
-        chain(changed, unless_dry_run(), *mapped, published)
+        chain(changed, unless_dry_run(), *[sql_task(path, parameters) for path in mappings], published)
     return dag
 
 
-def sources() -> dict[str, tuple[str, str, list[str], list[str]]]:
-    """source id -> (name, platform, streams, mapping files in order), from include/config/sources.yaml."""
+def build() -> None:
+    """One DAG per block of sources.yaml; a task process needs its own only."""
     from nightmarket.landing import load_sources, mapping_files
 
-    return {
-        source_id: (source.name, source.platform, list(source.streams), [file.path for file in mapping_files(source.platform)])
-        for source_id, source in load_sources().items()
-    }  # fmt: skip
+    wanted = get_parsing_context().dag_id
+    for source_id, source in load_sources(config_folder() / "sources.yaml").items():
+        if wanted in (None, f"extract_{source_id}"):
+            globals()[f"extract_{source_id}"] = extract(source, [file.path for file in mapping_files(source.platform)])
 
 
-wanted = get_parsing_context().dag_id  # a task process needs its own DAG only
-for source_id, parts in sources().items():
-    if wanted in (None, f"extract_{source_id}"):
-        globals()[f"extract_{source_id}"] = extract(source_id, *parts)
+build()

@@ -10,6 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker for this folder: Airflow is imported, and its DAGs parsed, once."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("airflow"))
+
+
 @pytest.fixture(scope="session")
 def airflow_database() -> None:
     """Airflow's own tables in SQLite, in the tests' throw-away home."""

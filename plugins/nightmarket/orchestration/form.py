@@ -4,14 +4,12 @@ Airflow itself checks types and enums with the words of jsonschema, and accepts 
 the first thing every DAG of ours does.
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param
 
-CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "include" / "config"
+from nightmarket.orchestration.sources import config_folder
 
 
 def business_date_param() -> Param:
@@ -43,8 +41,7 @@ def campaign_names() -> list[str]:
 
     Read at parse time, where the rest of the settings need not be known yet.
     """
-    folder = Path(os.environ.get("NIGHTMARKET_CONFIG_DIR") or CONFIG_FOLDER) / "campaigns"
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in (config_folder() / "campaigns").glob("*.yaml"))
 
 
 def campaign_form() -> dict[str, Param]:

@@ -1,40 +1,22 @@
-"""No message goes out on a red gate: asked before an audience is built and once more before the first message is queued."""
+"""No message goes out on a red gate: asked before an audience is built and once more before anything is reserved or sent."""
 
 from datetime import date
 
-from nightmarket.warehouse import connect
-
-# The newest result of every check of the newest gate run for that date: a repeated gate replaces what it said before.
-LAST_GATE = """
-SELECT count(*) AS checks,
-       count(*) FILTER (WHERE severity = 'fail' AND NOT is_passed) AS red,
-       min(table_name || '.' || check_name || ': ' || message) FILTER (WHERE severity = 'fail' AND NOT is_passed) AS first_red
-FROM (
-    SELECT DISTINCT ON (table_name, check_name) table_name, check_name, severity, is_passed, message
-    FROM ops.gate_results
-    WHERE gate = %(gate)s AND business_date = %(day)s
-      AND run_id = (SELECT run_id FROM ops.gate_results WHERE gate = %(gate)s AND business_date = %(day)s
-                    ORDER BY checked_at DESC, result_id DESC LIMIT 1)
-    ORDER BY table_name ASC, check_name ASC, checked_at DESC, result_id DESC
-) AS newest
-"""
+from nightmarket.warehouse import connect, run_sql
 
 
 class GateRed(Exception):
-    """The last gate of a business date did not pass, or never ran, as one sentence."""
+    """The gates of a business date did not pass, or never ran, as one sentence."""
 
 
-def require_green(gate: str, day: date) -> str:
-    """A sentence when the last `gate` of business date `day` passed. Raises GateRed."""
+def require_green(day: date) -> str:
+    """A sentence when the newest result of every check of business date `day` is good. Raises GateRed."""
     with connect(application_name="nightmarket-gate") as connection:
-        row = connection.execute(LAST_GATE, {"gate": gate, "day": day}).fetchone()
-    if not row or not row["checks"]:
+        state = run_sql(connection, "push/night_state.sql", {"business_date": day})[0]
+    if not state["checked_count"]:
         raise GateRed(
-            f"no {gate} gate has run for business date {day}: run build_marts for it first. Nothing was sent."
+            f"the marts of {day} have not passed a gate: run build_marts for that date first. Nothing is sent."
         )
-    if row["red"]:
-        raise GateRed(
-            f"the {gate} gate of business date {day} is red ({row['red']} of {row['checks']} checks; first: "
-            f"{row['first_red']}). Nothing was sent."
-        )
-    return f"the {gate} gate of business date {day} is green ({row['checks']} checks)"
+    if state["failed_checks"]:
+        raise GateRed(f"the night of {day} is red ({state['failed_checks']}): look at build_marts. Nothing is sent.")
+    return f"the gates of {day} are green"

@@ -23,7 +23,7 @@ def check_gate(business_date: str) -> str:
 
     from nightmarket.orchestration.gates import require_green
 
-    return require_green("mart", date.fromisoformat(business_date))
+    return require_green(date.fromisoformat(business_date))
 
 
 @task

@@ -1,0 +1,125 @@
+"""The edges written in the DAGs are the ones the SQL needs: whatever reads a table runs after everything that writes it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlglot
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk import DAG
+from sqlglot import exp
+
+from nightmarket.orchestration.sql import sql_task
+from nightmarket.warehouse import split_statements
+
+SQL = Path(__file__).resolve().parents[2] / "include" / "sql"
+WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
+
+
+def tables(text: str) -> tuple[set[str], set[str]]:
+    """(tables read, tables written) of an SQL text; temporary tables and names of WITH have no schema and are left out."""
+    read, written = set(), set()
+    for statement in split_statements(text):
+        plain = statement.replace("%%", "%")
+        for tree in sqlglot.parse(_without_parameters(plain), dialect="postgres"):
+            assert tree is not None
+            assert not isinstance(tree, exp.Command), f"sqlglot does not understand: {statement[:80]}"
+            targets = [target for node in tree.find_all(*WRITES) for target in _targets(node)]
+            written |= {f"{table.db}.{table.name}" for table in targets if table.db}
+            others = [table for table in tree.find_all(exp.Table) if not any(table is target for target in targets)]
+            read |= {f"{table.db}.{table.name}" for table in others if table.db}
+    return read, written
+
+
+def _targets(node: exp.Expression) -> list[exp.Table]:
+    if isinstance(node, exp.TruncateTable):
+        return list(node.expressions)
+    target = node.this.this if isinstance(node.this, exp.Schema) else node.this
+    return [target] if isinstance(target, exp.Table) else []
+
+
+def _without_parameters(text: str) -> str:
+    import re
+
+    return re.sub(r"%\((\w+)\)s", r"'\1'", text)
+
+
+def missing_edges(dag: Any, folder: Path = SQL) -> list[str]:
+    """What is read or overwritten without waiting for who writes it."""
+    facts = {
+        task.task_id: tables((folder / task.sql).read_text())
+        for task in dag.tasks
+        if isinstance(task, SQLExecuteQueryOperator)
+    }
+    problems = []
+    for reader, (read, written) in facts.items():
+        before = dag.get_task(reader).get_flat_relative_ids(upstream=True)
+        after = dag.get_task(reader).get_flat_relative_ids(upstream=False)
+        for writer, (_, others) in facts.items():
+            if writer == reader:
+                continue
+            if (
+                (read & others)
+                and writer not in before
+                and not (writer in after and reader_may_lead(reader, writer, facts))
+            ):
+                problems.append(f"{reader} reads {sorted(read & others)} but does not run after {writer}")
+            if (written & others) and writer not in before | after:
+                problems.append(f"{reader} and {writer} both write {sorted(written & others)} in no order")
+    return sorted(problems)
+
+
+def reader_may_lead(reader: str, writer: str, facts: dict[str, tuple[set[str], set[str]]]) -> bool:
+    """A table that both of them write is read by the first one too (an upsert); then their order is the rule above."""
+    return bool(facts[reader][0] & facts[writer][1] & facts[reader][1])
+
+
+def test_every_read_comes_after_the_write(bag: Any) -> None:
+    problems = {dag_id: missing for dag_id, dag in bag.dags.items() if (missing := missing_edges(dag))}
+    assert problems == {}
+
+
+def test_every_sql_file_is_one_task_and_every_task_has_its_file(bag: Any) -> None:
+    uses: dict[str, set[str]] = {}
+    for dag_id, dag in bag.dags.items():
+        for task in dag.tasks:
+            if isinstance(task, SQLExecuteQueryOperator):
+                assert (SQL / task.sql).is_file(), f"{dag_id}.{task.task_id}: include/sql/{task.sql} does not exist"
+                assert task.do_xcom_push is False, f"{dag_id}.{task.task_id} would push rows into XCom"
+                uses.setdefault(str(task.sql), set()).add(f"{dag_id}.{task.task_id}")
+    stored = {str(path.relative_to(SQL)) for folder in ("core", "mart") for path in (SQL / folder).rglob("*.sql")}
+    assert stored - set(uses) == set(), "SQL files that no DAG runs"
+    assert {file: tasks for file, tasks in uses.items() if len(tasks) != 1} == {}
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> Path:
+    (tmp_path / "first.sql").write_text(
+        "DELETE FROM mart.a WHERE d = %(d)s::date; INSERT INTO mart.a SELECT b FROM core.b"
+    )
+    (tmp_path / "second.sql").write_text(
+        "WITH core_b AS (SELECT x FROM mart.a WHERE y LIKE '5%%') INSERT INTO mart.c (x) SELECT x FROM core_b"
+    )
+    return tmp_path
+
+
+def test_a_forgotten_edge_is_found(two_files: Path) -> None:
+    with DAG("proof", schedule=None) as dag:
+        first, second = sql_task("first.sql", {}, task_id="first"), sql_task("second.sql", {}, task_id="second")
+    assert missing_edges(dag, two_files) == ["second reads ['mart.a'] but does not run after first"]
+    first >> second
+    assert missing_edges(dag, two_files) == []
+
+
+def test_an_edge_the_wrong_way_round_is_found(two_files: Path) -> None:
+    with DAG("proof", schedule=None) as dag:
+        sql_task("second.sql", {}, task_id="second") >> sql_task("first.sql", {}, task_id="first")
+    assert missing_edges(dag, two_files) == ["second reads ['mart.a'] but does not run after first"]
+
+
+def test_what_a_statement_reads_and_writes() -> None:
+    assert tables((SQL / "console" / "gates.sql").read_text())[1] == set()
+    update = "UPDATE core.t AS t SET a = s.a FROM core.s AS s WHERE s.k = t.k AND EXISTS (SELECT FROM raw.r)"
+    assert tables(update) == ({"core.s", "raw.r"}, {"core.t"})
+    merged = "WITH gone AS (DELETE FROM mart.a RETURNING x) INSERT INTO mart.b SELECT x FROM gone JOIN mart.a USING (x)"
+    assert tables(merged) == ({"mart.a"}, {"mart.a", "mart.b"})
