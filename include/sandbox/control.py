@@ -80,8 +80,8 @@ class Control:
 
     def reset(self, _: Any) -> dict[str, str]:
         self.world.reset()
-        self.on_reset()
         begin(self.world)
+        self.on_reset()
         self.world.settle()
         return self.clock()
 

@@ -246,7 +246,7 @@ def receive(world: World, person: Person, channel: str, address: str, text: str,
     if read_key and chance("clicks", number, named) < settings.click:
         click_at = now + chance.between(MINUTE, 6 * HOUR, "clicks at", number, named)
         data = {"key": read_key, "openid": None if by_mail else address}
-        world.later(click_at, lambda: world.archive.add("click", click_at, data) and None)
+        world.later(click_at, partial(world.archive.add, "click", click_at, data))
     if key and key.startswith("review/"):
         _perhaps_review(world, person, key, now)
         return
@@ -267,9 +267,9 @@ def receive(world: World, person: Person, channel: str, address: str, text: str,
         leave_at = now + chance.between(MINUTE, 6 * HOUR, "leaves at", number, named)
         if by_mail:
             gone = {"key": leave_key or read_key, "channel": "email", "openid": None, "email": address}
-            world.later(leave_at, lambda: world.archive.add("unsubscribe", leave_at, gone) and None)
+            world.later(leave_at, partial(world.archive.add, "unsubscribe", leave_at, gone))
         else:
-            world.later(leave_at, lambda: unfollow(world, address, leave_at))
+            world.later(leave_at, partial(unfollow, world, address, leave_at))
 
 
 def _perhaps_review(world: World, person: Person, key: str, at: int) -> None:
@@ -282,7 +282,7 @@ def _perhaps_review(world: World, person: Person, key: str, at: int) -> None:
     if trade is None or trade.buyer is not person:
         return
     write_at = at + world.chance.between(30 * MINUTE, 23 * HOUR, "reviews at", person.person_id, key)
-    world.later(write_at, lambda: review_now(world, trade, write_at))
+    world.later(write_at, partial(review_now, world, trade, write_at))
 
 
 def review_now(world: World, trade: Trade, at: int) -> None:

@@ -89,7 +89,7 @@ class MailSink:
     def _drop(server: SMTP) -> str:
         """End the connection without the reply the client waits for."""
         if server.transport is not None:
-            server.transport.abort()
+            server.transport.close()
         return "451 4.3.0 gone"  # nobody reads it
 
     def _accept(self, address: str, content: bytes) -> None:

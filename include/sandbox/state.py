@@ -113,7 +113,7 @@ class World:
         self.messages_at: dict[int, list[int]] = defaultdict(list)  # person id -> instants of marketing messages
         self.treated: list[dict[str, object]] = []  # experiment truth: marketing messages that reached somebody
         self.purchases: list[dict[str, object]] = []  # and what people bought since the anchor
-        self.pending: list[tuple[int, int, Callable[[], None]]] = []
+        self.pending: list[tuple[int, int, Callable[[], object]]] = []
         self._sequence = 0
         self._settled_to = 0.0
 
@@ -122,7 +122,7 @@ class World:
     def now(self) -> float:
         return self.clock.now()
 
-    def later(self, at: float, happen: Callable[[], None]) -> None:
+    def later(self, at: float, happen: Callable[[], object]) -> None:
         """Let something happen at `at`, which must not lie before what has already happened."""
         self._sequence += 1
         heapq.heappush(self.pending, (int(at), self._sequence, happen))
@@ -154,22 +154,17 @@ class World:
         if position == len(self.change_log) or self.change_log[position] != entry:
             self.change_log.insert(position, entry)
 
-    def created_between(self, start: float, end: float) -> list[Trade]:
-        """Trades created in [start, end], newest first."""
+    def created_between(self, start: float, end: float) -> list[tuple[int, int]]:
+        """(created, tid) of the trades created in [start, end], newest first."""
         low = bisect_left(self.created_log, (start, 0))
         high = bisect_right(self.created_log, (end, 1 << 63))
-        return [self.trades[tid] for _, tid in reversed(self.created_log[low:high])]
+        return self.created_log[low:high][::-1]
 
-    def changed_between(self, start: float, end: float, now: float) -> list[tuple[int, Trade]]:
-        """Trades whose last change as of `now` lies in [start, end], newest change first."""
+    def changed_between(self, start: float, end: float, now: float) -> list[tuple[int, int]]:
+        """(last change as of `now`, tid) of the trades where that change lies in [start, end], newest change first."""
         low = bisect_left(self.change_log, (start, 0))
         high = bisect_right(self.change_log, (min(end, now), 1 << 63))
-        found = []
-        for at, tid in reversed(self.change_log[low:high]):
-            trade = self.trades[tid]
-            if trade.modified(now) == at:
-                found.append((at, trade))
-        return found
+        return [entry for entry in self.change_log[low:high][::-1] if self.trades[entry[1]].modified(now) == entry[0]]
 
     # ---------------------------------------------------------------------------------------------------- refunds, reviews
 

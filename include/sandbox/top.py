@@ -8,7 +8,7 @@ import hmac
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5
@@ -29,6 +29,11 @@ HISTORY_MONTHS = 3
 REVIEW_DAYS = 180
 ITEM_DEPTH = 20_000
 SHOP_NICK = "夜市旗舰店"
+SHIFTED = 3  # rows that the fault shifting_page modifies before it answers
+STATUS_GROUPS = {
+    "ALL_WAIT_PAY": {"WAIT_BUYER_PAY", "TRADE_NO_CREATE_PAY"},
+    "ALL_CLOSED": {"TRADE_CLOSED", "TRADE_CLOSED_BY_TAOBAO"},
+}
 Params = Mapping[str, str]
 Row = dict[str, Any]
 
@@ -255,23 +260,30 @@ class Top:
         """Trades created before this instant are history."""
         return months_before(now, HISTORY_MONTHS)
 
-    def _filter(self, params: Params, trades: list[Trade], now: float) -> list[Trade]:
+    def _answer_trades(
+        self, params: Params, found: list[tuple[int, int]], largest: int, now: float, fault: Fault | None
+    ) -> Row:
+        """One page of the trades found, (instant, tid) each, filtered as the parameters say."""
+        fields, trades = self._fields(params), self.world.trades
+        for matches in self._filters(params, now):
+            found = [entry for entry in found if matches(trades[entry[1]])]
+        part, counts = self._page(params, found, largest)
+        rows = [self.trade(trades[tid], fields, now) for _, tid in part]
+        return self._listed("trades", "trade", rows, counts, fault, "tid")
+
+    @staticmethod
+    def _filters(params: Params, now: float) -> Iterator[Callable[[Trade], bool]]:
         status, nick = params.get("status"), params.get("buyer_nick")
         buyer = params.get("buyer_open_uid") or params.get("buyer_open_id")
         if status:
-            groups = {
-                "ALL_WAIT_PAY": {"WAIT_BUYER_PAY", "TRADE_NO_CREATE_PAY"},
-                "ALL_CLOSED": {"TRADE_CLOSED", "TRADE_CLOSED_BY_TAOBAO"},
-            }
-            wanted = groups.get(status, {status})
-            trades = [trade for trade in trades if trade.status(now) in wanted]
+            wanted = STATUS_GROUPS.get(status, {status})
+            yield lambda trade: trade.status(now) in wanted
         if buyer:
-            trades = [trade for trade in trades if trade.buyer.open_uid == buyer]
+            yield lambda trade: trade.buyer.open_uid == buyer
         if nick:
-            trades = [trade for trade in trades if trade.buyer.nick == nick]
-        if params.get("type") and "fixed" not in params["type"].split(",") and "guarantee_trade" not in params["type"]:
-            return []
-        return trades
+            yield lambda trade: trade.buyer.nick == nick
+        if params.get("type") and not {"fixed", "guarantee_trade"} & set(params["type"].split(",")):
+            yield lambda trade: False  # every trade here is of type fixed
 
     def sold(self, params: Params, now: float, fault: Fault | None) -> Row:
         return self._by_creation(params, self._recent(now), now, 100, now, fault)
@@ -282,28 +294,24 @@ class Top:
     def _by_creation(
         self, params: Params, first: float, last: float, largest: int, now: float, fault: Fault | None
     ) -> Row:
-        fields = self._fields(params)
         start = self._time(params, "start_created", first)
         end = self._time(params, "end_created", now)
         if start > end:
             raise invalid("start_created", "start_created不能晚于end_created")
-        trades = self.world.created_between(max(start, first), min(end, last, now))
-        trades = self._filter(params, trades, now)
-        part, counts = self._page(params, trades, largest)
-        return self._listed("trades", "trade", [self.trade(t, fields, now) for t in part], counts, fault, "tid")
+        found = self.world.created_between(max(start, first), min(end, last, now))
+        return self._answer_trades(params, found, largest, now, fault)
 
     def increment(self, params: Params, now: float, fault: Fault | None) -> Row:
-        fields = self._fields(params)
+        self._fields(params)
         start, end = self._time(params, "start_modified"), self._time(params, "end_modified")
         if not 0 < end - start <= DAY:
             raise invalid("end_modified", "start_modified和end_modified的间隔必须大于0且不超过1天")
         if fault and fault.kind == "shifting_page":
-            for _, trade in self.world.changed_between(start, end, now)[:3]:
-                self.world.touch(trade, int(now))
-        recent = self._recent(now)
-        trades = [trade for _, trade in self.world.changed_between(start, end, now) if trade.created >= recent]
-        part, counts = self._page(params, self._filter(params, trades, now), 100)
-        return self._listed("trades", "trade", [self.trade(t, fields, now) for t in part], counts, fault, "tid")
+            for _, tid in self.world.changed_between(start, end, now)[:SHIFTED]:
+                self.world.touch(self.world.trades[tid], int(now))
+        recent, trades = self._recent(now), self.world.trades
+        found = [entry for entry in self.world.changed_between(start, end, now) if trades[entry[1]].created >= recent]
+        return self._answer_trades(params, found, 100, now, fault)
 
     def fullinfo(self, params: Params, now: float, fault: Fault | None) -> Row:
         fields = self._fields(params)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -387,9 +388,7 @@ class WechatOfficial:
         message = {"MsgType": "event", "Event": "TEMPLATESENDJOBFINISH", "MsgID": msgid, "Status": status}
         at = int(now) + world.chance.between(2, 20, "template at", follower.openid, key)
         for copy in range(2 if fault == "event_twice" else 1):
-            world.later(
-                at, lambda copy=copy: world.archive.add_push(APPID, follower.openid, at, message, copy) and None
-            )
+            world.later(at, partial(world.archive.add_push, APPID, follower.openid, at, message, copy))
 
     # ---------------------------------------------------------------------------------------------------- mass
 
@@ -451,9 +450,7 @@ class WechatOfficial:
         if not (fault and fault.kind == "event_lost"):
             sender = reached[0].openid if reached else str(openids[0])  # the documents show some receiver
             for copy in range(2 if fault and fault.kind == "event_twice" else 1):
-                self.world.later(
-                    at, lambda copy=copy: self.world.archive.add_push(APPID, sender, at, message, copy) and None
-                )
+                self.world.later(at, partial(self.world.archive.add_push, APPID, sender, at, message, copy))
         return answer
 
     def mass_get(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:

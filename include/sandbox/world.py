@@ -233,12 +233,16 @@ def _items(frame: pd.DataFrame) -> tuple[np.ndarray[Any, Any], list[Item]]:
     described = frame["Description"].str.strip()
     counts = pd.DataFrame({"code": codes, "title": described})[(described != "").to_numpy()].value_counts()
     titles: dict[int, str] = {}
-    for (code, title), _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+    for (code, title), _ in sorted(zip(counts.index.tolist(), counts.tolist(), strict=True), key=_most_frequent):
         titles.setdefault(code, title)
     return codes, [
         Item(610_000_000_000 + number * 13, str(code), titles.get(number, str(code)))
         for number, code in enumerate(names)
     ]
+
+
+def _most_frequent(entry: tuple[tuple[int, str], int]) -> tuple[int, tuple[int, str]]:
+    return -entry[1], entry[0]
 
 
 def _instants(times: "pd.Series[str]", anchor: date) -> np.ndarray[Any, Any]:
@@ -272,9 +276,9 @@ def _add_trades(history: History, clean: pd.DataFrame, people: dict[int, Person]
     line_customer: list[int] = clean["customer"].tolist()
     grouped = clean.groupby("invoice", sort=True)
     # An invoice may span two minutes: its time is the earliest.
-    invoices = zip(grouped["at"].min().items(), grouped.size().tolist(), strict=True)
+    times, sizes = grouped["at"].min(), grouped.size()
     first, paid_lines = 0, len(line_customer)
-    for (invoice, created), size in invoices:
+    for invoice, created, size in zip(times.index.tolist(), times.tolist(), sizes.tolist(), strict=True):
         buyer = people[line_customer[first]]
         tid = TID_BASE + invoice * TID_STEP + buyer.person_id * 100_000
         trade = new_trade(tid, buyer, first, first + size, created, chance)
