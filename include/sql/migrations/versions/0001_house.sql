@@ -99,6 +99,18 @@ CREATE TABLE raw.rejects (
 );
 CREATE UNIQUE INDEX ON raw.rejects (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')));
 
+-- A value of a platform's text, or NULL when it is not one: a bad value must not kill a night. STABLE, so that they are inlined.
+CREATE FUNCTION raw.to_amount(value text) RETURNS numeric LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_input_is_valid(value, 'numeric') AND value !~* '[a-df-z]' THEN value::numeric END
+$$;
+CREATE FUNCTION raw.to_instant(value text, utc_offset text DEFAULT '') RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN value ~ '^[0-9]{4}-' AND pg_input_is_valid(value || utc_offset, 'timestamptz')
+                THEN (value || utc_offset)::timestamptz END
+$$;
+CREATE FUNCTION raw.from_epoch(value text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN value ~ '^[0-9]{9,10}$' THEN to_timestamp(value::bigint) END
+$$;
+
 ----------------------------------------------------------------------------------------------------------------- core
 -- Our shops and social accounts: one row per source.
 CREATE TABLE core.accounts (
@@ -108,7 +120,7 @@ CREATE TABLE core.accounts (
     name text NOT NULL,
     currency_code text NOT NULL DEFAULT 'CNY',
     time_zone text NOT NULL DEFAULT 'Asia/Shanghai',
-    is_active boolean NOT NULL DEFAULT true      -- false = no longer in sources.yaml; its history stays
+    is_active boolean NOT NULL DEFAULT TRUE      -- false = no longer in sources.yaml; its history stays
 );
 
 -- One row per way of knowing a person: (kind, value). Personal kinds hold tokens.
@@ -470,7 +482,7 @@ CREATE TABLE mart.campaign_funnels (
     variant text NOT NULL DEFAULT '',
     as_of date NOT NULL,
     member_count integer NOT NULL,                   -- targeted or held out
-    accepted_count integer NOT NULL,                 -- counts are members, but for order_count
+    accepted_count integer NOT NULL,                 -- counts are members, but for coupons and orders
     delivered_count integer NOT NULL,
     clicked_count integer NOT NULL,
     unsubscribed_count integer NOT NULL,
@@ -484,6 +496,9 @@ CREATE TABLE mart.campaign_funnels (
     opened_count integer NOT NULL DEFAULT 0,
     ordered_count integer NOT NULL DEFAULT 0,        -- with an order created inside the attribution window
     refund_amount numeric NOT NULL DEFAULT 0,        -- refunds of the paid orders settled by now
+    net_revenue_square_sum numeric NOT NULL DEFAULT 0, -- sum over members of (revenue - refunds)^2, for the interval
+    purpose text NOT NULL DEFAULT 'marketing',
+    attribution_until timestamptz,                   -- when the last member's attribution window ends
     business_date date NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (run_id, arm, variant)
 );
