@@ -106,6 +106,7 @@ async def serve(given: argparse.Namespace) -> None:
         if given.top_rate is not None:
             world.settings.top_rate = given.top_rate
         world.archive.on_push = hook.push if hook else None
+        top.reset()
         wechat.reset()
 
     hook = Webhook(given.webhook, secrets.token_hex(16)) if given.webhook else None

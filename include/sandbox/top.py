@@ -96,7 +96,7 @@ class Top:
 
     def __init__(self, world: World, app_key: str, app_secret: str, session: str) -> None:
         self.world, self.app_key, self.app_secret, self.session = world, app_key, app_secret, session
-        self._second, self._calls, self._banned_until = 0, Counter[str](), dict[str, float]()
+        self.reset()
         self.methods: dict[str, Callable[[Params, float, Fault | None], Row]] = {
             "taobao.trades.sold.get": self.sold,
             "taobao.trades.sold.history.get": self.history,
@@ -109,6 +109,11 @@ class Top:
             "taobao.user.seller.get": self.seller,
             "taobao.time.get": self.time,
         }
+
+    def reset(self) -> None:
+        self._second = 0
+        self._calls: Counter[str] = Counter()  # of this second, by method
+        self._banned_until: dict[str, float] = {}
 
     def params(self, request: Request) -> dict[str, str]:
         params = dict(request.query)
