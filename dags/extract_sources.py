@@ -28,6 +28,7 @@ from nightmarket.orchestration.sql import sql_task
 from nightmarket.orchestration.tables import text_table
 
 SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
+SUMMARY = ("stream", "seen", "changed", "rejected", "requests", "windows", "watermark")
 log = logging.getLogger(__name__)
 
 
@@ -55,14 +56,13 @@ def land(source_id: str, stream: str, until: str, **context: Any) -> dict[str, A
         dry_run=context["params"]["dry_run"],
     )
     log.info(summary.sentence())
-    names = ("stream", "seen", "changed", "rejected", "requests", "windows", "watermark")
-    return {name: getattr(summary, name) for name in names}
+    return {name: getattr(summary, name) for name in SUMMARY}
 
 
 @task
 def summarise(landed: list[dict[str, Any]]) -> dict[str, int]:
     """The run as a table in this log."""
-    log.info("what the platform gave us:\n%s", text_table(landed))
+    log.info("what the platform gave us:\n%s", text_table(landed, SUMMARY))
     return {row["stream"]: row["changed"] for row in landed}
 
 

@@ -1,5 +1,6 @@
 """The edges written in the DAGs are the ones the SQL needs: whatever reads a table runs after everything that writes it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ def tables(text: str) -> tuple[set[str], set[str]]:
     """(tables read, tables written) of an SQL text; temporary tables and names of WITH have no schema and are left out."""
     read, written = set(), set()
     for statement in split_statements(text):
-        plain = statement.replace("%%", "%")
-        for tree in sqlglot.parse(_without_parameters(plain), dialect="postgres"):
-            assert tree is not None
+        for tree in _parse(_plain(statement)):
             assert not isinstance(tree, exp.Command), f"sqlglot does not understand: {statement[:80]}"
             targets = [target for node in tree.find_all(*WRITES) for target in _targets(node)]
-            written |= {f"{table.db}.{table.name}" for table in targets if table.db}
+            written |= {_name(table) for table in targets} - {""}
             others = [table for table in tree.find_all(exp.Table) if not any(table is target for target in targets)]
-            read |= {f"{table.db}.{table.name}" for table in others if table.db}
+            read |= {_name(table) for table in others} - {""}
     return read, written
+
+
+def _name(table: exp.Table) -> str:
+    return f"{table.db}.{table.name}" if table.db and table.db != "pg_temp" else ""
 
 
 def _targets(node: exp.Expression) -> list[exp.Table]:
@@ -38,16 +41,29 @@ def _targets(node: exp.Expression) -> list[exp.Table]:
     return [target] if isinstance(target, exp.Table) else []
 
 
-def _without_parameters(text: str) -> str:
-    import re
+def _parse(text: str) -> list[exp.Expression]:
+    """sqlglot takes `JOIN x AS y ON CONFLICT` for a join condition; a WHERE in between says what PostgreSQL understands."""
+    try:
+        trees = sqlglot.parse(text, dialect="postgres")
+    except sqlglot.errors.ParseError:
+        trees = sqlglot.parse(text.replace("ON CONFLICT", "WHERE TRUE ON CONFLICT"), dialect="postgres")
+    return [tree for tree in trees if tree is not None]
 
-    return re.sub(r"%\((\w+)\)s", r"'\1'", text)
+
+def _plain(text: str) -> str:
+    """The statement without what sqlglot does not read: parameters, doubled percents, ON COMMIT DROP."""
+    return re.sub(r"\bON COMMIT DROP\b", "", re.sub(r"%\((\w+)\)s", r"'\1'", text).replace("%%", "%"))
+
+
+def path_of(task: Any) -> str:
+    """The file of an SQL task, below include/sql."""
+    return str(task.doc).removeprefix("include/sql/")
 
 
 def missing_edges(dag: Any, folder: Path = SQL) -> list[str]:
     """What is read or overwritten without waiting for who writes it."""
     facts = {
-        task.task_id: tables((folder / task.sql).read_text())
+        task.task_id: tables((folder / path_of(task)).read_text())
         for task in dag.tasks
         if isinstance(task, SQLExecuteQueryOperator)
     }
@@ -84,9 +100,9 @@ def test_every_sql_file_is_one_task_and_every_task_has_its_file(bag: Any) -> Non
     for dag_id, dag in bag.dags.items():
         for task in dag.tasks:
             if isinstance(task, SQLExecuteQueryOperator):
-                assert (SQL / task.sql).is_file(), f"{dag_id}.{task.task_id}: include/sql/{task.sql} does not exist"
+                assert (SQL / path_of(task)).is_file(), f"{dag_id}.{task.task_id}: {task.doc} does not exist"
                 assert task.do_xcom_push is False, f"{dag_id}.{task.task_id} would push rows into XCom"
-                uses.setdefault(str(task.sql), set()).add(f"{dag_id}.{task.task_id}")
+                uses.setdefault(path_of(task), set()).add(f"{dag_id}.{task.task_id}")
     stored = {str(path.relative_to(SQL)) for folder in ("core", "mart") for path in (SQL / folder).rglob("*.sql")}
     assert stored - set(uses) == set(), "SQL files that no DAG runs"
     assert {file: tasks for file, tasks in uses.items() if len(tasks) != 1} == {}

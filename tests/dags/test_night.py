@@ -132,4 +132,5 @@ def test_tables_in_logs_are_aligned() -> None:
         "trades      18,532",
         "traderates       7",
     ]
+    assert text_table(rows, ["seen", "stream"]).splitlines()[2] == "18,532  trades"
     assert text_table([]) == "(nothing)"

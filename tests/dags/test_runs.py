@@ -1,8 +1,11 @@
 """Whole runs inside this process: what a task's XCom and state really are, not what we think they are."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from nightmarket.settings import use_credentials_from
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +19,13 @@ def stored(bag: Any, airflow_database: None) -> Any:
     DagBundlesManager().sync_bundles_to_db()
     sync_bag_to_db(bag, "dags-folder", None)
     return bag
+
+
+@pytest.fixture(autouse=True)
+def own_credentials() -> Iterator[None]:
+    """Tasks of this process make the library ask Airflow for accounts; the next test gets its own way back."""
+    yield
+    use_credentials_from(None)
 
 
 def states(run: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ def record_failure(context: Any) -> None:
 
     task, error = context["ti"], context.get("exception")
     sentence = f"{task.dag_id}: task {task.task_id} failed after attempt {task.try_number}: {first_line(error)}"
-    log.error("ALERT %s | what to do: docs/runbook.md#%s", sentence, task.dag_id)
+    runbook = re.search(r"docs/runbook\.md#[\w-]+", getattr(context.get("dag"), "doc_md", None) or "")
+    log.critical("ALERT %s | what to do: %s", sentence, runbook.group() if runbook else "docs/runbook.md")
     detail = {"error": type(error).__name__, "sentence": first_line(error), "attempt": task.try_number}
     try:
         with connect(application_name="nightmarket-alert") as connection:

@@ -26,6 +26,7 @@ def sql_task(path: str, parameters: Any, **options: Any) -> SQLExecuteQueryOpera
         sql=path,
         parameters=parameters,
         split_statements=True,
+        doc=f"include/sql/{path}",  # once parsed, `sql` is the text of the file
         do_xcom_push=False,  # a load returns nothing; results of SELECTs stay in the database
         **options,
     )

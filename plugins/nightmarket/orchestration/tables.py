@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as aligned text: a heading, a line, one line per row; numbers to the right."""
+def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as aligned text: a heading, a line, one line per row; numbers to the right. `columns`: which, in which order."""
     if not rows:
         return "(nothing)"
-    heading = list(rows[0])
+    heading = list(columns or rows[0])
     cells = [[_text(row.get(name)) for name in heading] for row in rows]
     widths = [max(len(line[i]) for line in [heading, *cells]) for i in range(len(heading))]
     is_number = [all(isinstance(row.get(name), int | float) for row in rows) for name in heading]
