@@ -20,8 +20,8 @@ SHOP = "taobao_flagship"
 HOSTILE = "<script>alert('x')</script>"
 MEMBERS = 400
 CONFIGS = {
-    "winback_gold": {"purpose": "marketing", "title": {"zh": "金卡唤回", "en": "Win back gold members"}},
-    "followup_reviews": {"purpose": "service", "title": {"zh": "评价跟进", "en": "Review follow-up"}},
+    "winback_gold": {"campaign": {"title": {"zh": "唤回金卡会员", "en": "Win back gold members"}}},
+    "followup_reviews": {"journey": {"title": {"zh": "评价跟进", "en": "Review follow-up"}}},
 }
 
 _ZONE = ZoneInfo("Asia/Shanghai")
@@ -149,12 +149,12 @@ def seed_campaign(connection: psycopg.Connection[Any]) -> None:
         run(
             "INSERT INTO push.audiences (run_id, member_id, state, reason, arm, variant, channel, address, facts)"
             " SELECT %s, n, CASE WHEN n <= 130 THEN 'targeted' WHEN n <= 160 THEN 'holdout' ELSE 'excluded' END,"
-            " CASE WHEN n > 160 THEN (ARRAY['no_channel', 'no_consent', 'capped', 'suppressed'])[1 + (n > 210)::int + (n > 230)::int"
+            " CASE WHEN n > 160 THEN (ARRAY['no_address', 'no_consent', 'capped', 'suppressed'])[1 + (n > 210)::int + (n > 230)::int"
             " + (n > 236)::int] END,"
             " CASE WHEN n <= 130 THEN 'treatment' WHEN n <= 160 THEN 'holdout' END,"
             " CASE WHEN n <= 130 THEN (ARRAY['a', 'b'])[1 + n %% 2] END,"
             " CASE WHEN n <= 100 THEN 'wechat_mass' WHEN n <= 130 THEN 'email' END,"
-            " 'o-secret-address-' || n, jsonb_build_object('consent_wechat', n <= 210, 'messages_7d', (n > 230)::int * 2)"
+            " 'o-secret-address-' || n, jsonb_build_object('openid', 'o-secret-address-' || n, 'email', 'email:secret', 'marketing_recent', (n > 230)::int * 2)"
             " FROM generate_series(1, 240) AS n",
             (run_id,),
         )
@@ -195,24 +195,25 @@ def seed_campaign(connection: psycopg.Connection[Any]) -> None:
         (DAY_ONE, morning, morning + timedelta(days=7), RUN_ID),
     )
     for arm, variant, members, values in (
-        ("treatment", "", 130, (125, 96, 31, 1, 130, 20, 29, 31, 6120.4, 3.9)),
-        ("treatment", "a", 65, (62, 48, 17, 1, 65, 11, 16, 17, 3390.1, 1.95)),
-        ("treatment", "b", 65, (63, 48, 14, 0, 65, 9, 13, 14, 2730.3, 1.95)),
-        ("holdout", "", 30, (0, 0, 0, 0, 0, 0, 3, 3, 512.0, 0)),
+        ("treatment", "", 130, (125, 96, 31, 1, 130, 20, 29, 31, 6120.4, 603.9, 30)),
+        ("treatment", "a", 65, (62, 48, 17, 1, 65, 11, 16, 17, 3390.1, 331.95, 17)),
+        ("treatment", "b", 65, (63, 48, 14, 0, 65, 9, 13, 14, 2730.3, 271.95, 13)),
+        ("holdout", "", 30, (0, 0, 0, 0, 0, 0, 3, 3, 512.0, 0, 3)),
     ):
         run(
             "INSERT INTO mart.campaign_funnels (run_id, campaign, arm, variant, as_of, member_count, accepted_count,"
             " delivered_count, clicked_count, unsubscribed_count, coupon_issued_count, coupon_redeemed_count, buyer_count,"
-            " order_count, revenue_amount, cost_amount)"
-            " VALUES (%s, 'winback_gold', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            " order_count, revenue_amount, cost_amount, ordered_count)"
+            " VALUES (%s, 'winback_gold', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (RUN_ID, arm, variant, DAY_ONE, members, *values),
         )
     run(
         "INSERT INTO mart.campaign_results (run_id, campaign, as_of, treated_count, treated_buyer_count, holdout_count,"
         " holdout_buyer_count, treated_rate, holdout_rate, uplift_rate, uplift_low_rate, uplift_high_rate,"
-        " incremental_order_count, incremental_revenue_amount, verdict, is_window_closed)"
-        " VALUES (%s, 'winback_gold', %s, 130, 29, 30, 3, 0.22308, 0.1, 0.12308, -0.0214, 0.2489, 16, 3901.73,"
-        " 'no effect shown', false)",
+        " incremental_order_count, incremental_revenue_amount, verdict, is_window_closed, incremental_buyer_count,"
+        " incremental_revenue_low_amount, incremental_revenue_high_amount)"
+        " VALUES (%s, 'winback_gold', %s, 130, 29, 30, 3, 0.22308, 0.1, 0.12308, -0.0214, 0.2489, 18, 3901.73,"
+        " 'no effect shown', false, 16, -850.2, 8653.66)",
         (RUN_ID, DAY_ONE),
     )
     gate(connection, DAY_ONE, "campaign", "push.audiences", "partition", True, "240 = 240", morning, RUN_ID)

@@ -17,8 +17,9 @@ class LazyConsole:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._app is None:
             from nightmarket.console.app import create_app
+            from nightmarket.console.auth import may_send, require_user
 
-            self._app = create_app()
+            self._app = create_app(require_user=require_user, may_send=may_send)
         await self._app(scope, receive, send)
 
 

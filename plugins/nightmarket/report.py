@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from nightmarket import __version__, dates
 from nightmarket.console import charts, words
@@ -119,10 +118,10 @@ def render(read: Reader, business_dates: Sequence[date]) -> str:
         .render(
             **data,
             last=data["nights"][-1],
-            trends=_trends(data),
+            trends=charts.trends(data["shop_trend"], data["business_dates"]),
             message_tables=[_message_table(night["messages"]) for night in data["nights"]],
-            review_chart=_review_chart(data["reviews_trend"]),
-            uplift_charts={run["run_id"]: _uplift_chart(run) for run in data["runs"]},
+            review_chart=charts.reviews(data["reviews_trend"]),
+            uplift_charts={run["run_id"]: charts.uplift(run["run_id"], run["result"]) for run in data["runs"]},
             queries=dict(sorted(read.used.items())),
             written_at=dates.now(),
             version=__version__,
@@ -138,19 +137,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        name: getattr(words, name) for name in ("number", "signed", "money", "rate", "points", "moment", "weekday")
-    }
-    environment.globals |= {
-        "say": words.say,
-        **{
-            name: getattr(words, name.upper())
-            for name in ("message_states", "reasons", "run_states", "modes", "channels", "steps", "gates", "verdicts")
-        },
-        "rfm_segments": words.RFM_SEGMENTS,
-        "TREND_DAYS": TREND_DAYS,
-        "REVIEW_DAYS": REVIEW_DAYS,
-    }
+    environment.filters |= words.FILTERS
+    environment.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
     return environment
 
 
@@ -168,46 +156,6 @@ def _message_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for line in lines.values():
         line["total"] = sum(line["counts"].values())
     return {"states": states, "lines": list(lines.values())}
-
-
-def _trends(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """One chart per currency: revenue and paid orders of the trailing days, the reported days marked."""
-    found = []
-    for currency in dict.fromkeys(row["currency_code"] for row in data["shop_trend"]):
-        rows = [row for row in data["shop_trend"] if row["currency_code"] == currency]
-        svg = charts.trend(
-            f"trend-{currency}",
-            [row["day"] for row in rows],
-            [float(row["gross_amount"]) for row in rows],
-            [float(row["paid_order_count"]) for row in rows],
-            data["business_dates"],
-            f"Revenue in {currency} and paid orders by day",
-        )
-        found.append({"currency_code": currency, "rows": rows, "svg": Markup(svg)})  # noqa: S704 - drawn from numbers
-    return found
-
-
-def _review_chart(rows: list[dict[str, Any]]) -> Markup | None:
-    if not any(row["signed_order_count"] for row in rows):
-        return None
-    svg = charts.reviews(
-        "reviews",
-        [row["day"] for row in rows],
-        [float(row["signed_order_count"]) for row in rows],
-        [float(row["asked_order_count"]) for row in rows],
-        [float(row["reviewed_order_count"]) for row in rows],
-        "Orders signed, asked for a review, reviewed, by day of signing",
-    )
-    return Markup(svg)  # noqa: S704 - drawn from numbers
-
-
-def _uplift_chart(run: dict[str, Any]) -> Markup | None:
-    result = run["result"]
-    if not result or None in (result["uplift_rate"], result["uplift_low_rate"], result["uplift_high_rate"]):
-        return None
-    low, middle, high = (float(result[f"uplift_{part}rate"]) * 100 for part in ("low_", "", "high_"))
-    svg = charts.interval(f"uplift-{run['run_id']}", low, middle, high, "Uplift in percentage points with its interval")
-    return Markup(svg)  # noqa: S704 - drawn from numbers
 
 
 def _plain(value: Any) -> Any:

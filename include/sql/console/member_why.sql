@@ -1,9 +1,12 @@
 -- Why did this member get, or not get, this campaign: the state it was put in and the facts the gates saw.
 -- Grain: one row, or none when the member was not in the segment.   Params: run_id (text), member_id (bigint).
 -- Reads: push.audiences, push.messages, push.coupons, core.members
--- A member merged into another one is looked up under both ids. No address is selected.
+-- A member merged into another one is looked up under both ids. Addresses are not shown, only whether there is one.
 SELECT
-    a.member_id, a.state, a.reason, a.arm, a.variant, a.channel, a.language, a.facts,
+    a.member_id, a.state, a.reason, a.arm, a.variant, a.channel, a.language,
+    (a.facts - ARRAY['openid', 'email', 'address', 'addresses']) || jsonb_build_object(
+        'has_openid', a.facts ->> 'openid' IS NOT NULL, 'has_email', a.facts ->> 'email' IS NOT NULL
+    ) AS facts,
     m.message_key, m.step, m.state AS message_state, m.last_error, m.queued_at, m.accepted_at, m.delivered_at,
     m.attempt_count, c.state AS coupon_state
 FROM push.audiences AS a

@@ -1,18 +1,12 @@
 -- Runs of campaigns and journeys: those of the nights asked for, and live ones whose effect was still being counted then.
 -- Grain: one row per run.   Params: first_day, last_day (business dates, inclusive), limit_rows (int).
 -- Reads: push.campaign_runs, push.audiences, push.messages, core.exposures
-WITH
-counted AS (
-    SELECT e.run_id, max(e.attribution_until) AS attribution_until
-    FROM core.exposures AS e
-    GROUP BY e.run_id
-)
 SELECT
     r.run_id,
     r.campaign,
-    coalesce(r.config #>> '{title,zh}', r.campaign) AS title_zh,
-    coalesce(r.config #>> '{title,en}', r.campaign) AS title_en,
-    CASE WHEN r.config ->> 'purpose' = 'service' THEN 'journey' ELSE 'campaign' END AS kind,
+    coalesce(r.config #>> '{campaign,title,zh}', r.config #>> '{journey,title,zh}', r.campaign) AS title_zh,
+    coalesce(r.config #>> '{campaign,title,en}', r.config #>> '{journey,title,en}', r.campaign) AS title_en,
+    CASE WHEN r.config ? 'journey' THEN 'journey' ELSE 'campaign' END AS kind,
     r.mode, r.as_of, r.state, r.needs_approval, r.approved_by, r.approved_at, r.decision_reason,
     r.size_limit, r.created_by, r.created_at, r.expires_at, r.finished_at, r.audience_checksum, r.content_hash,
     c.attribution_until,
@@ -24,7 +18,10 @@ SELECT
         WHERE m.run_id = r.run_id AND m.state IN ('accepted', 'delivered')
     ) AS accepted_count
 FROM push.campaign_runs AS r
-LEFT JOIN counted AS c ON r.run_id = c.run_id
+LEFT JOIN LATERAL (
+    SELECT max(e.attribution_until) AS attribution_until FROM core.exposures AS e
+    WHERE e.run_id = r.run_id AND r.mode = 'live'
+) AS c ON TRUE
 WHERE
     r.created_at < (%(last_day)s::date + 2)::timestamptz
     AND (

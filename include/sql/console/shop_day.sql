@@ -20,6 +20,7 @@ earlier AS (
         sum(k.gross_amount) / nullif(sum(k.paid_order_count), 0) AS average_order_value_amount,
         sum(k.repeat_buyer_count)::numeric / nullif(sum(k.buyer_count), 0) AS repeat_purchase_rate,
         sum(k.paid_of_created_count)::numeric / nullif(sum(k.created_order_count), 0) AS payment_conversion_rate,
+        sum(k.signed_of_created_count)::numeric / nullif(sum(k.created_order_count), 0) AS order_success_rate,
         sum(k.refund_amount) / nullif(sum(k.gross_amount), 0) AS refund_rate,
         sum(k.positive_review_count)::numeric / nullif(sum(k.review_count), 0) AS positive_review_rate,
         sum(k.gross_amount) FILTER (WHERE mod(%(business_date)s::date - k.day, 7) = 0) / nullif(max(a.day_count) / 7, 0)
@@ -33,7 +34,7 @@ SELECT
     k.source_id,
     coalesce(a.name, k.source_id) AS source_name,
     coalesce(a.currency_code, 'CNY') AS currency_code,
-    k.created_order_count, k.paid_order_count, k.payment_conversion_rate,
+    k.created_order_count, k.paid_order_count, k.payment_conversion_rate, k.order_success_rate,
     k.buyer_count, k.repeat_buyer_count, k.repeat_purchase_rate,
     k.gross_amount, k.refund_amount, k.net_amount, k.refund_rate,
     k.average_order_value_amount, k.unit_count,
@@ -47,6 +48,7 @@ SELECT
     e.average_order_value_amount AS mean_average_order_value_amount,
     e.repeat_purchase_rate AS mean_repeat_purchase_rate,
     e.payment_conversion_rate AS mean_payment_conversion_rate,
+    e.order_success_rate AS mean_order_success_rate,
     e.refund_rate AS mean_refund_rate,
     e.positive_review_rate AS mean_positive_review_rate,
     e.same_weekday_gross_amount

@@ -15,6 +15,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 SENDING_DAG = "push_campaign"
+MOUNT = "/nightmarket"  # the url_prefix of plugin.py
 _bearer = HTTPBearer(auto_error=False)
 
 
@@ -27,7 +28,8 @@ async def signed_in(
     except HTTPException as error:
         if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
             target = quote(str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""), safe="")
-            raise HTTPException(303, headers={"Location": f"/auth/login/?next={target}"}) from None
+            prefix = request.scope.get("root_path", "").removesuffix(MOUNT)  # of an Airflow that does not live at /
+            raise HTTPException(303, headers={"Location": f"{prefix}/auth/login/?next={target}"}) from None
         raise
     if not get_auth_manager().is_authorized_view(access_view=AccessView.WEBSITE, user=user):
         raise HTTPException(403, "You are signed in but may not read this site.")

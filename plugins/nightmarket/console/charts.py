@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
+from nightmarket.warehouse import Row
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -58,14 +62,14 @@ def _figure(
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 
 
-def _inline(svg: str, label: str) -> str:
+def _inline(svg: str, label: str) -> Markup:
     """The <svg> element alone, scalable, with the page's font and a label for readers that cannot see it."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = _TEXT_STYLE.sub(rf"font: \1px {_FONT}", svg)
     svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
     head, rest = svg.split(">", 1)
-    return f'{head} class="chart" role="img" aria-label="{label}">{rest}'
+    return Markup(f'{head} class="chart" role="img" aria-label="{label}">{rest}')  # noqa: S704 - numbers and our own words
 
 
 def _thousands(value: float, _position: Any = None) -> str:
@@ -88,45 +92,51 @@ def _value_axis(axis: "Axes") -> None:
     axis.set_ylim(bottom=0)
 
 
-def trend(
-    name: str,
-    days: Sequence[date],
-    money: Sequence[float],
-    orders: Sequence[float],
-    marked: Collection[date],
-    label: str,
-) -> str:
-    """Two rows of bars over the same days: money above, orders below; the marked days stand out."""
+def trends(rows: Sequence[Row], marked: Collection[date]) -> list[tuple[str, Markup]]:
+    """(currency, chart) for rows of shop_trend.sql: revenue and paid orders by day, the marked days in the accent colour."""
+    found = []
+    for currency in dict.fromkeys(row["currency_code"] for row in rows):
+        own = [row for row in rows if row["currency_code"] == currency]
+        days = [row["day"] for row in own]
+        money, orders = ([float(row[name]) for row in own] for name in ("gross_amount", "paid_order_count"))
+        found.append((currency, _trend(f"trend-{currency}", days, money, orders, marked)))
+    return found
+
+
+def _trend(
+    name: str, days: Sequence[date], money: Sequence[float], orders: Sequence[float], marked: Collection[date]
+) -> Markup:
     colours = [ACCENT if day in marked else QUIET for day in days]
-    with _figure(name, 7.2, 2.5, rows=2) as (_, (upper, lower), target):
+    with _figure(name, 7.2, 2.2, rows=2) as (_, (upper, lower), target):
         for axis, values in ((upper, money), (lower, orders)):
             axis.bar(range(len(days)), values, width=0.72, color=colours, linewidth=0)
             _value_axis(axis)
         _day_axis(lower, days)
-    return _inline(target.getvalue(), label)
+    return _inline(target.getvalue(), "Revenue and paid orders by day")
 
 
-def reviews(
-    name: str,
-    days: Sequence[date],
-    signed: Sequence[float],
-    asked: Sequence[float],
-    reviewed: Sequence[float],
-    label: str,
-) -> str:
-    """Per day of signing: orders signed as wide bars, of these asked and reviewed as narrow bars in front."""
-    places = range(len(days))
-    with _figure(name, 7.2, 1.6) as (_, (axis,), target):
+def reviews(rows: Sequence[Row]) -> Markup | None:
+    """Rows of reviews_trend.sql: orders signed as wide bars, of these asked and reviewed as narrow bars in front."""
+    if not any(row["signed_order_count"] for row in rows):
+        return None
+    places = range(len(rows))
+    signed, asked, reviewed = (
+        [float(row[f"{name}_order_count"]) for row in rows] for name in ("signed", "asked", "reviewed")
+    )
+    with _figure("reviews", 7.2, 1.6) as (_, (axis,), target):
         axis.bar(places, signed, width=0.78, color=GRID, linewidth=0)
         axis.bar([x - 0.17 for x in places], asked, width=0.3, color=QUIET, linewidth=0)
         axis.bar([x + 0.17 for x in places], reviewed, width=0.3, color=GOOD, linewidth=0)
         _value_axis(axis)
-        _day_axis(axis, days)
-    return _inline(target.getvalue(), label)
+        _day_axis(axis, [row["day"] for row in rows])
+    return _inline(target.getvalue(), "Orders signed, asked for a review and reviewed, by day of signing")
 
 
-def interval(name: str, low: float, middle: float, high: float, label: str) -> str:
-    """A difference in percentage points with its interval, against zero."""
+def uplift(name: str, result: Row | None) -> Markup | None:
+    """A row of run_result.sql: the difference in percentage points with its interval, against zero; None without one."""
+    if not result or None in (result["uplift_rate"], result["uplift_low_rate"], result["uplift_high_rate"]):
+        return None
+    low, middle, high = (float(result[f"uplift_{part}rate"]) * 100 for part in ("low_", "", "high_"))
     colour = GOOD if low > 0 else BAD if high < 0 else MUTED
     with _figure(name, 3.6, 0.75) as (_, (axis,), target):
         axis.axvline(0, color=INK, linewidth=0.9)
@@ -136,6 +146,6 @@ def interval(name: str, low: float, middle: float, high: float, label: str) -> s
         axis.set_xlim(min(low - span * 0.1, -span * 0.4), max(high + span * 0.1, span * 0.4))
         axis.set_ylim(-1, 1)
         axis.set_yticks([])
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
         axis.grid(axis="x", color=GRID, linewidth=0.7)
-    return _inline(target.getvalue(), label)
+    return _inline(target.getvalue(), "Difference of the buying rates with its interval, in percentage points")

@@ -73,6 +73,10 @@ def notices(night: dict[str, Any], runs: list[dict[str, Any]]) -> list[Notice]:
     return sorted(found, key=lambda notice: ("stop", "check", "note").index(notice.level))
 
 
+def _n(count: int, noun: str) -> str:
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def _gate_notices(night: dict[str, Any]) -> list[Notice]:
     found = []
     if not any(gate["gate"] in ("core", "mart") for gate in night["gates"]):
@@ -81,13 +85,11 @@ def _gate_notices(night: dict[str, Any]) -> list[Notice]:
         )
     for check in night["gates_open"]:
         name = f"{check['table_name']} · {check['check_name']}"
-        seen = check["message"] or check["observed"]
+        seen = check["message"] or f"{name}: {check['observed']}"
         if check["severity"] == "fail":
-            found.append(
-                Notice("stop", Text(f"闸门未通过：{name}。{seen}", f"A gate is red: {name}. {seen}"))
-            )  # fmt: skip
+            found.append(Notice("stop", Text(f"闸门未通过：{seen}", f"A gate is red: {seen}")))
         else:
-            found.append(Notice("check", Text(f"闸门提醒：{name}。{seen}", f"A gate warns: {name}. {seen}")))
+            found.append(Notice("check", Text(f"闸门提醒：{seen}", f"A gate warns: {seen}")))
     return found
 
 
@@ -98,20 +100,22 @@ def _message_notices(rows: list[Row]) -> list[Notice]:
         why_zh, why_en = (f"：{row['last_error']}", f": {row['last_error']}") if row["last_error"] else ("。", ".")
         if row["state"] == "unknown":
             zh = f"{n} 条消息结果未知，不会自动重发，要由人决定（{row['campaign']}，{channel.zh}）{why_zh}"
-            en = f"{n} messages have an unknown outcome and are not sent again; a person decides ({row['campaign']}, {channel.en}){why_en}"
+            en = f"{_n(row['message_count'], 'message')} with an unknown outcome, not sent again; a person decides ({row['campaign']}, {channel.en}){why_en}"
             found.append(Notice("stop", Text(zh, en)))
         elif row["state"] == "sending":
             zh = f"{n} 条消息卡在发送中，租约已过期（{row['campaign']}，{channel.zh}）；下一次投递会处理。"
-            en = f"{n} messages are stuck in sending with an expired lease ({row['campaign']}, {channel.en}); the next delivery takes care of them."
+            en = f"{_n(row['message_count'], 'message')} stuck in sending with an expired lease ({row['campaign']}, {channel.en}); the next delivery takes care of it."
             found.append(Notice("check", Text(zh, en)))
         elif row["state"] == "waiting_staff":
             zh = f"{n} 条消息等待员工确认（{row['campaign']}，{channel.zh}）。"
-            en = f"{n} messages wait for staff to confirm ({row['campaign']}, {channel.en})."
+            en = (
+                f"{_n(row['message_count'], 'message')} waiting for staff to confirm ({row['campaign']}, {channel.en})."
+            )
             found.append(Notice("check", Text(zh, en)))
         elif row["new_count"]:
             n = number(row["new_count"])
             zh = f"{n} 条消息发送失败（{row['campaign']}，{channel.zh}）{why_zh}"
-            en = f"{n} messages failed ({row['campaign']}, {channel.en}){why_en}"
+            en = f"{_n(row['new_count'], 'message')} failed ({row['campaign']}, {channel.en}){why_en}"
             found.append(Notice("check", Text(zh, en)))
     return found
 
@@ -132,11 +136,11 @@ def _arrival_notices(night: dict[str, Any]) -> list[Notice]:
         )
         if row["new_count"]:
             zh = f"{name} 有 {new} 条记录被退回（未修复共 {open_} 条）：{row['reason']}"
-            en = f"{new} records of {name} were rejected ({open_} open in all): {row['reason']}"
+            en = f"{_n(row['new_count'], 'record')} of {name} rejected ({open_} open in all): {row['reason']}"
             found.append(Notice("check", Text(zh, en)))
         else:
             zh = f"{name} 仍有 {open_} 条以前退回的记录未修复：{row['reason']}"
-            en = f"{open_} records of {name} rejected earlier are still not repaired: {row['reason']}"
+            en = f"{_n(row['open_count'], 'record')} of {name} rejected earlier, still not repaired: {row['reason']}"
             found.append(Notice("note", Text(zh, en)))
     return found
 
@@ -151,7 +155,7 @@ def _run_notices(runs: list[dict[str, Any]]) -> list[Notice]:
             if stock["unknown_count"]:
                 n = number(stock["unknown_count"])
                 zh = f"{run['run_id']} 有 {n} 张代金券发放结果未知，会用同一请求号重试。"
-                en = f"{n} coupons of {run['run_id']} have an unknown outcome; the same request is repeated."
+                en = f"{_n(stock['unknown_count'], 'coupon')} of {run['run_id']} with an unknown outcome; the same request is repeated."
                 found.append(Notice("check", Text(zh, en)))
             if stock["free_count"] < LOW_STOCK * stock["budget_count"]:
                 n, total = number(stock["free_count"]), number(stock["budget_count"])
@@ -175,6 +179,6 @@ def _shop_notices(night: dict[str, Any]) -> list[Notice]:
     if reviews and reviews["unanswered_count"]:
         n = number(reviews["unanswered_count"])
         zh = f"近 30 天有 {n} 条差评还没有回复。"
-        en = f"{n} negative reviews of the last 30 days have no reply yet."
+        en = f"{_n(reviews['unanswered_count'], 'negative review')} of the last 30 days without a reply."
         found.append(Notice("check", Text(zh, en)))
     return found

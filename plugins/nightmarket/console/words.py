@@ -37,20 +37,16 @@ MESSAGE_STATES = {
     "targeted": Text("目标", "targeted"),
 }
 REASONS = {
-    "no_channel": Text("没有可用渠道", "no channel reaches them"),
-    "no_address": Text("没有可用地址", "no address"),
+    "no_address": Text("没有可用地址", "no address on these channels"),
     "no_consent": Text("未同意接收", "no consent"),
     "suppressed": Text("在屏蔽名单", "suppressed"),
-    "capped": Text("已达发送上限", "frequency cap reached"),
-    "frequency_cap": Text("已达发送上限", "frequency cap reached"),
-    "minimum_gap": Text("距上次发送太近", "too soon after the last message"),
-    "quiet_hours": Text("免打扰时段", "quiet hours"),
+    "channel_limit": Text("渠道此时不可用", "no channel is open for them"),
+    "capped": Text("已达营销频次上限", "frequency cap reached"),
     "already_reached": Text("本活动已触达", "already reached by this campaign"),
+    "coupon_limit": Text("每人限领已满", "coupon limit per person reached"),
     "global_holdout": Text("全局对照组", "global hold-out"),
-    "size_limit": Text("超出本次规模上限", "beyond the size limit"),
-    "outside_window": Text("不在客服消息窗口内", "outside the service window"),
-    "no_coupon": Text("优惠券不足", "no coupon left"),
-    "not_test_recipient": Text("不在测试名单", "not a test recipient"),
+    "over_size_limit": Text("超出规模上限", "beyond the size limit"),
+    "alone_in_group": Text("群发至少要两人", "alone in a mass send, which needs two"),
 }
 RUN_STATES = {
     "building": Text("正在圈人", "building"),
@@ -170,3 +166,13 @@ def moment(value: datetime | None) -> str:
 
 def weekday(day: date) -> Text:
     return _WEEKDAYS[day.weekday()]
+
+
+FILTERS = {
+    "number": number, "signed": signed, "money": money, "rate": rate, "points": points, "moment": moment,
+    "weekday": weekday,
+}  # fmt: skip
+TABLES = {
+    "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
+    "steps": STEPS, "gates": GATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS,
+}  # fmt: skip
