@@ -80,6 +80,8 @@ def publish(source_id: str, business_date: str, changed: dict[str, int], *, outl
 
 def extract(source: Any, mappings: list[str]) -> DAG:
     """The DAG of one source: land its streams side by side, map them in order, publish."""
+    from nightmarket.landing import mapping_parameters
+
     source_id = source.source_id
     with DAG(
         dag_id=f"extract_{source_id}",
@@ -100,7 +102,7 @@ def extract(source: Any, mappings: list[str]) -> DAG:
         window = open_window()
         landed = [land.override(task_id=f"land_{name}")(source_id, name, window["until"]) for name in source.streams]
         changed = summarise(landed)
-        parameters = {"source_id": source_id, "run_id": "{{ dag.dag_id }}/{{ run_id }}", "as_of_at": window["until"]}
+        parameters = mapping_parameters(source, "{{ dag.dag_id }}/{{ run_id }}", window["until"])
         published = publish.override(outlets=[source_asset(source_id)])(source_id, window["business_date"], changed)
         chain(changed, unless_dry_run(), *[sql_task(path, parameters) for path in mappings], published)
     return dag

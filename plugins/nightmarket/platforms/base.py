@@ -1,0 +1,310 @@
+"""What all platforms share: typed errors, requests that are bounded in time, size and number, and what a stream is.
+
+A platform module has four things, top to bottom: constants, the client, the streams, `check()`. Its client knows the wire
+and nothing of the warehouse; `nightmarket.landing` drives it and writes.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+import orjson
+import requests
+import tenacity
+
+from nightmarket.dates import Window
+from nightmarket.settings import Credentials
+
+CONNECT_SECONDS = 5  # to open a connection
+READ_SECONDS = 20  # between two pieces of an answer
+ANSWER_SECONDS = 60  # for a whole answer: a platform that dribbles must not hold a night
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+CLOCK_TOLERANCE_SECONDS = 2
+MAX_ATTEMPTS = 5
+MAX_WAIT_SECONDS = 30  # a longer ban is not waited for inside a task: the task's own retry comes later
+
+Record = dict[str, Any]
+Cursors = Mapping[str, datetime]
+T = TypeVar("T")
+
+
+class PlatformError(Exception):
+    """Something a platform did or said. `str()` is one sentence without credentials or personal values."""
+
+    def __init__(
+        self, platform: str, method: str = "", problem: str = "", *, request_id: str = "", code: int | None = None
+    ) -> None:
+        super().__init__(platform, method, problem)
+        self.platform = platform
+        self.method = method
+        self.problem = problem
+        self.request_id = request_id
+        self.code = code  # the platform's own
+
+    def __str__(self) -> str:
+        suffix = f" (request id {self.request_id})" if self.request_id else ""
+        return f"{self.platform}, {self.method}: {self.problem}{suffix}"
+
+
+class AuthError(PlatformError):
+    """Credentials or authorisation do not work; a person has to act."""
+
+
+class RateLimited(PlatformError):
+    """Too many calls. `retry_after` says in how many seconds the platform takes the next one, as far as it says so."""
+
+    retry_after: float = 0
+
+    def __init__(self, *arguments: str, retry_after: float = 0, **details: Any) -> None:
+        super().__init__(*arguments, **details)
+        self.retry_after = retry_after
+
+
+class NotFound(PlatformError):
+    """The platform does not know the thing that was asked for."""
+
+
+class BadPayload(PlatformError):
+    """The answer is not what the platform's documentation promises: broken JSON, a missing envelope."""
+
+
+class PlatformDown(PlatformError):
+    """No usable answer: unreachable, too slow, cut, or an error that passes. Worth another try."""
+
+
+class Refused(PlatformError):
+    """The platform refuses the request as it is (a parameter, a missing permission): repeating it changes nothing."""
+
+
+class LimitReached(PlatformError):
+    """A bound of our own on one run (requests, minutes) was reached; what was read is kept, the next run goes on."""
+
+
+class Transport:
+    """HTTP with bounds: seconds and bytes per answer, requests and seconds per run; retries of what can pass.
+
+    One per run. `sleep` is replaced in tests.
+    """
+
+    def __init__(
+        self,
+        platform: str,
+        *,
+        max_requests: int = 20_000,
+        max_seconds: float = 3600,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.platform = platform
+        self.requests = 0
+        self.clock_offset: float | None = (
+            None  # seconds by which this machine is ahead of the last answer's Date header
+        )
+        self._max_requests = max_requests
+        self._deadline = time.monotonic() + max_seconds
+        self._max_seconds = max_seconds
+        self._session = requests.Session()
+        self._sleep = sleep
+
+    def fetch(self, verb: str, url: str, *, method: str, **arguments: Any) -> tuple[int, bytes]:
+        """One request; (HTTP status, body). Raises PlatformDown, RateLimited, LimitReached.
+
+        `method` is the platform's name of the call, for error sentences; URLs stay out of them, they may hold tokens.
+        """
+        self._count(method)
+        started = time.monotonic()
+        try:
+            with self._session.request(
+                verb, url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **arguments
+            ) as answer:
+                body = self._read(answer, method, started)
+        except requests.Timeout:
+            problem = f"no answer within {time.monotonic() - started:.0f} s"
+            raise PlatformDown(self.platform, method, problem) from None
+        except requests.RequestException as error:
+            raise PlatformDown(self.platform, method, _in_words(error)) from None
+        if answer.status_code == 429:
+            wait = _seconds(answer.headers.get("Retry-After"))
+            raise RateLimited(
+                self.platform, method, f"HTTP 429, too many calls; next one in {wait:.0f} s", retry_after=wait
+            )
+        if answer.status_code >= 500:
+            raise PlatformDown(self.platform, method, f"HTTP {answer.status_code}")
+        self.clock_offset = _clock_offset(answer.headers.get("Date"))
+        return answer.status_code, body
+
+    def retry(self, attempt: Callable[[], T]) -> T:
+        """Run `attempt` until it succeeds; PlatformDown and short RateLimited are tried again with growing, jittered pauses."""
+        runner = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_can_pass),
+            wait=_pause,
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return runner(attempt)
+
+    def _count(self, method: str) -> None:
+        if self.requests >= self._max_requests:
+            raise LimitReached(
+                self.platform,
+                method,
+                f"stopped after {self.requests} requests (max_requests in sources.yaml); the next run goes on from here",
+            )
+        if time.monotonic() > self._deadline:
+            raise LimitReached(
+                self.platform,
+                method,
+                f"stopped after {self._max_seconds / 60:.0f} minutes (max_minutes in sources.yaml); the next run goes on from here",
+            )
+        self.requests += 1
+
+    def _read(self, answer: requests.Response, method: str, started: float) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        for piece in answer.iter_content(64 * 1024):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise BadPayload(self.platform, method, f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MB")
+            if time.monotonic() - started > ANSWER_SECONDS:
+                raise PlatformDown(self.platform, method, f"the answer was not complete within {ANSWER_SECONDS} s")
+        return b"".join(pieces)
+
+
+def parse_json(platform: str, method: str, body: bytes, page: object = None) -> Any:
+    """The JSON of an answer. Raises BadPayload that names platform, method and page and shows nothing of the content."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        where = f"page {page} " if page is not None else "the answer "
+        raise BadPayload(
+            platform, method, f"{where}is not readable JSON ({len(body)} bytes, broken at character {error.pos})"
+        ) from None
+
+
+def _can_pass(error: BaseException) -> bool:
+    if isinstance(error, RateLimited):
+        return error.retry_after <= MAX_WAIT_SECONDS
+    return isinstance(error, PlatformDown)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next try: what the platform asks for, else 0.5, 1, 2, 4; up to half of it more, by chance."""
+    error = state.outcome.exception() if state.outcome else None
+    wait = error.retry_after if isinstance(error, RateLimited) and error.retry_after else 0.25 * 2**state.attempt_number
+    return wait * (1 + random.random() / 2)
+
+
+def _in_words(error: requests.RequestException) -> str:
+    """What went wrong with a connection, without the URL that requests puts into its messages."""
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError):
+        return "the connection was cut in the middle of the answer"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the TLS certificate cannot be verified"
+    if isinstance(error, requests.ConnectionError):
+        return "cannot be reached, or the connection was cut before an answer came"
+    return f"the request failed ({type(error).__name__})"
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return max(float(text or 0), 0)
+    except ValueError:  # the HTTP-date form: rare, and our clock may differ, so a fixed pause
+        return 5
+
+
+def _clock_offset(date_header: str | None) -> float | None:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return time.time() - parsedate_to_datetime(date_header).timestamp() if date_header else None
+    except ValueError:
+        return None
+
+
+def clock_words(offset: float | None) -> str:
+    """How far our clock is from the platform's, in words; `offset` is in seconds, positive when ours is ahead."""
+    if offset is None:
+        return "the platform does not tell its time"
+    if abs(offset) <= CLOCK_TOLERANCE_SECONDS:
+        return "clocks agree"
+    return f"clock off by {abs(offset):.0f} s ({'ahead' if offset > 0 else 'behind'})"
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+@dataclass(frozen=True)
+class Plan:
+    """What a stream needs to know to decide what to read: the state of the warehouse and the bounds of this run."""
+
+    until: datetime  # read what happened before this instant
+    cursors: Cursors  # watermarks of this stream: "" the main one, others by part
+    overlap: timedelta  # how far before the watermark to read again
+    window: timedelta  # longest stretch to ask for in one window
+    history: timedelta  # how far back a first load goes
+    reread: tuple[tuple[str, Window], ...] = ()  # (part, window) of earlier runs that held unusable records
+    present: Callable[[], set[str]] = set  # keys whose current version says that the thing still exists
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A piece of a stream that is read completely or, after a failure, again.
+
+    `part` says which list of the platform it comes from. `cursors` are the watermarks that hold once all its rows are in
+    raw (None removes one); they are written in the transaction that writes the last of them.
+    """
+
+    part: str
+    window: Window
+    pages: Callable[[], Iterator[list[Record]]]
+    cursors: Mapping[str, datetime | None] = field(default_factory=dict)
+
+
+class Client(Protocol):
+    """A platform's client, as landing sees it."""
+
+    transport: Transport
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of record of a source.
+
+    `key` are the fields whose values name a record; a record that lacks one of them is rejected.
+    `personal` maps dotted paths to kinds of personal value (privacy.KINDS); `free_text` are paths where people write what
+    they like, so that phone numbers and e-mail addresses are looked for inside.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    occurred_at: Callable[[Record], datetime | None]
+    slices: Callable[[Any, Plan], Iterator[Slice]]
+    personal: Mapping[str, str]
+    free_text: tuple[str, ...] = ()
+    overlap: timedelta = timedelta(minutes=30)
+    window: timedelta = timedelta(days=1)
+    present: tuple[str, str] | None = None  # (field, text value) of a record that still exists, for snapshot streams
+
+    def record_key(self, record: Any) -> str | None:
+        """The record's name within its source and stream, or None when a part of it is missing."""
+        if not isinstance(record, dict):
+            return None
+        parts = [record.get(name) for name in self.key]
+        if any(part is None or part == "" for part in parts):
+            return None
+        return "/".join(str(part) for part in parts)
+
+
+class Platform(Protocol):
+    """The shape of a platform module."""
+
+    NAME: str
+    STREAMS: Mapping[str, Stream]
+
+    def connect(
+        self, credentials: Credentials, transport: Transport, page_sizes: Mapping[str, int] | None = None
+    ) -> Any: ...
+
+    def check(self, client: Any) -> str: ...

@@ -1,0 +1,505 @@
+"""Taobao and Tmall shops through TOP, the Taobao Open Platform.
+
+Wire facts: docs/connections/taobao.md. Three streams: trades (orders with their lines), refunds, rates (reviews).
+
+Lists here are not snapshots: a trade that changes while a list is paged moves to another place in it. What keeps every
+row: windows end at or before the moment of reading, so a row can only *leave* a window, never enter it; pages are walked from
+the last to the first, so that what moves up is read twice and not skipped; a walk that saw fewer different rows than the
+platform counted is walked again; and the next run reads the end of the window once more (overlap).
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from nightmarket import dates
+from nightmarket.dates import Window
+from nightmarket.platforms.base import (
+    AuthError,
+    BadPayload,
+    Cursors,
+    NotFound,
+    Plan,
+    PlatformDown,
+    PlatformError,
+    RateLimited,
+    Record,
+    Refused,
+    Slice,
+    Stream,
+    Transport,
+    clock_words,
+    parse_json,
+)
+from nightmarket.settings import ConfigError, Credentials
+
+NAME = "taobao"
+API_VERSION = "2.0"
+ZONE = ZoneInfo("Asia/Shanghai")  # TOP writes and reads China time, without an offset
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+SIGN_METHODS = ("md5", "hmac", "hmac-sha256")
+MAX_WALKS = 4  # how often one window is walked until the rows agree with the platform's own count
+
+# trades.sold.get serves the last "three months" by creation, trades.sold.history.get what is older. Three months are 89 to 92
+# days: around the border both are asked, so that no day falls between them.
+SOLD_DAYS = 95
+HISTORY_DAYS = 85
+STALE_DAYS = 60  # increments show trades of the last three months: a mark older than this starts a first load again
+HISTORY_WINDOW = timedelta(days=30)
+SOLD_WINDOW = timedelta(days=15)
+RATE_DAYS = 180  # traderates.get knows nothing older
+RATE_WINDOW = timedelta(days=15)
+RATE_WINDOW_ROWS = 1500  # a window that counts as many is cut short by the platform: split it
+
+TRADE_FIELDS = (
+    "tid,status,type,created,modified,pay_time,consign_time,end_time,payment,total_fee,post_fee,discount_fee,adjust_fee,"
+    "received_payment,num,seller_nick,buyer_nick,buyer_open_uid,buyer_message,buyer_rate,receiver_name,receiver_mobile,"
+    "receiver_phone,receiver_address,receiver_state,receiver_city,receiver_district,receiver_zip,trade_from,"
+    "step_trade_status,logistics_company,invoice_no,orders"
+)
+REFUND_FIELDS = (
+    "refund_id,tid,oid,status,order_status,good_status,has_good_return,refund_fee,payment,total_fee,reason,desc,created,"
+    "modified,end_time,refund_phase,dispute_type,refund_version,num,sku,title,outer_id,buyer_nick,buyer_open_uid"
+)
+RATE_FIELDS = (
+    "tid,oid,num_iid,role,nick,rated_nick,result,created,item_title,item_price,content,reply,valid_score,"
+    "logistics_service_score"
+)
+# without this, kinds beside the default ones are silently absent from every list
+TRADE_TYPES = "guarantee_trade,auto_delivery,ec,cod,step,eticket,tmall_i18n"
+
+CALL_LIMIT_CODES = {4, 5, 6, 7, 8}
+REAUTHORISE = "let the shop's owner authorise the application again and put the new session into the connection"
+AUTH_ACTIONS = {
+    11: "the application lacks the permission package of this method; apply for it in the TOP console",
+    12: "the authorising account may not do this; authorise with the shop's main account",
+    13: "the partner lacks this permission; apply for it in the TOP console",
+    24: "the request carries no signature",
+    25: "the signature is refused; check the application secret (password of the connection) and sign_method",
+    26: f"the session is missing; {REAUTHORISE}",
+    27: f"the session is not valid any more; {REAUTHORISE}",
+    28: "the application key (login of the connection) is missing",
+    29: "the application key (login of the connection) is not known to TOP",
+    53: f"the authorisation level has lapsed; {REAUTHORISE}",
+}
+BAN_SECONDS = re.compile(r"will last for (\d+) more second")
+DEFAULT_BAN_SECONDS = 1.0
+
+
+# ----------------------------------------------------------------------------------------------------------- client
+def sign(parameters: Mapping[str, str], secret: str, method: str) -> str:
+    """TOP's signature: name+value in ASCII order of the names, empty ones left out, digested as `method` says."""
+    joined = "".join(
+        f"{name}{value}" for name, value in sorted(parameters.items()) if name and value and name != "sign"
+    ).encode()
+    key = secret.encode()
+    if method == "md5":
+        return hashlib.md5(key + joined + key, usedforsecurity=False).hexdigest().upper()
+    if method == "hmac":
+        return hmac.new(key, joined, "md5").hexdigest().upper()
+    if method == "hmac-sha256":
+        return hmac.new(key, joined, "sha256").hexdigest().upper()
+    raise ValueError(f"unknown sign_method {method!r}; TOP knows {', '.join(SIGN_METHODS)}")
+
+
+def to_time(text: object) -> datetime | None:
+    """An instant from TOP's China-time text; None when it is not one."""
+    try:
+        return datetime.fromisoformat(str(text)).replace(tzinfo=ZONE)
+    except ValueError:
+        return None
+
+
+def to_text(instant: datetime) -> str:
+    """TOP's text of an instant, cut to the second."""
+    return instant.astimezone(ZONE).strftime(TIME_FORMAT)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Signed calls to one shop. Raises the typed errors of platforms.base."""
+
+    gateway_url: str
+    app_key: str
+    app_secret: str
+    session: str
+    sign_method: str
+    transport: Transport
+    page_sizes: Mapping[str, int]
+
+    def call(self, method: str, page: int | None = None, **parameters: str | int | bool) -> Record:
+        """The content of `<method>_response`, retried while that makes sense."""
+        return self.transport.retry(lambda: self._call_once(method, page, parameters))
+
+    def _call_once(self, method: str, page: int | None, parameters: Mapping[str, str | int | bool]) -> Record:
+        form = {
+            "method": method,
+            "app_key": self.app_key,
+            "session": self.session,
+            "timestamp": to_text(dates.now()),
+            "format": "json",
+            "v": API_VERSION,
+            "sign_method": self.sign_method,
+        }
+        form |= {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in parameters.items()
+        }
+        if page is not None:
+            form["page_no"] = str(page)
+        form = {name: value for name, value in form.items() if value}
+        form["sign"] = sign(form, self.app_secret, self.sign_method)
+        status, body = self.transport.fetch("POST", self.gateway_url, method=method, data=form)
+        if status != 200:
+            raise Refused(NAME, method, f"HTTP {status}; check the gateway address (host of the connection)")
+        answer = parse_json(NAME, method, body, page)
+        if isinstance(answer, dict) and isinstance(answer.get("error_response"), dict):
+            raise to_error(method, answer["error_response"])
+        envelope = method.removeprefix("taobao.").replace(".", "_") + "_response"
+        if not isinstance(answer, dict) or not isinstance(answer.get(envelope), dict):
+            where = f"page {page}" if page is not None else "the answer"
+            raise BadPayload(NAME, method, f"{where} has no {envelope}")
+        content: Record = answer[envelope]
+        return content
+
+    def page_size(self, method: str, largest: int) -> int:
+        """How many rows to ask for on a page: the largest the method allows, unless tests make it small."""
+        return min(self.page_sizes.get(method, self.page_sizes.get("*", largest)), largest)
+
+
+def to_error(method: str, error: Record) -> PlatformError:
+    """The typed error of TOP's error envelope."""
+    code, sub_code = _code(error.get("code")), str(error.get("sub_code") or "")
+    sub_message = str(error.get("sub_msg") or error.get("msg") or "")
+    request_id = str(error.get("request_id") or "")
+    said = f"TOP code {code}" + (f", {sub_code}" if sub_code else "")
+    if code in CALL_LIMIT_CODES:
+        ban = BAN_SECONDS.search(sub_message)
+        wait = float(ban.group(1)) if ban else DEFAULT_BAN_SECONDS
+        problem = f"call limit reached ({said}); the next call is allowed in {wait:.0f} s"
+        return RateLimited(NAME, method, problem, request_id=request_id, code=code, retry_after=wait)
+    if code in AUTH_ACTIONS:
+        return AuthError(NAME, method, f"{AUTH_ACTIONS[code]} ({said})", request_id=request_id, code=code)
+    if code == 10 or sub_code.startswith("isp."):
+        return PlatformDown(
+            NAME, method, f"the service is not available right now ({said})", request_id=request_id, code=code
+        )
+    if code in (30, 31):
+        problem = f"the timestamp is refused ({said}); this machine's clock is off by more than 10 minutes"
+        return Refused(NAME, method, problem, request_id=request_id, code=code)
+    if sub_code.endswith(("not-exist", "not-found")):
+        return NotFound(NAME, method, f"it does not exist ({said})", request_id=request_id, code=code)
+    return Refused(NAME, method, f"the request is refused ({said})", request_id=request_id, code=code)
+
+
+def _code(value: object) -> int:
+    text = str(value)
+    return int(text) if text.isdigit() else -1
+
+
+def connect(credentials: Credentials, transport: Transport, page_sizes: Mapping[str, int] | None = None) -> Client:
+    """A client of the shop that `credentials` authorise. Raises ConfigError when a part of the connection is missing."""
+    extra = credentials.extra
+    method = str(extra.get("sign_method") or "hmac-sha256")
+    values = {
+        "host (the gateway's address)": credentials.host,
+        "login (application key)": credentials.login,
+        "password (application secret)": credentials.password,
+        "extra.session_token (the shop's session)": extra.get("session_token"),
+    }
+    for name, value in values.items():
+        if not value:
+            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    if method not in SIGN_METHODS:
+        raise ConfigError(
+            f"connection {credentials.conn_id!r}: extra.sign_method is {method!r}; known: {', '.join(SIGN_METHODS)}."
+        )
+    return Client(
+        credentials.host,
+        credentials.login,
+        credentials.password,
+        str(extra["session_token"]),
+        method,
+        transport,
+        page_sizes or {},
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ lists
+def rows_of(content: Record, plural: str, *singular: str) -> list[Record]:
+    """The rows of `{"trades": {"trade": [...]}}`; an absent list is an empty one."""
+    node = content.get(plural) or {}
+    if isinstance(node, list):  # the form of simplify=true
+        return node
+    return next((node[name] for name in singular if isinstance(node.get(name), list)), [])
+
+
+def walk(
+    client: Client,
+    method: str,
+    largest_page: int,
+    rows: Callable[[Record], list[Record]],
+    name: Callable[[Record], str | None],
+    **parameters: str | int | bool,
+) -> Iterator[list[Record]]:
+    """All rows of one list, last page first, until as many different rows were seen as the platform counts.
+
+    Rows without a name count as seen, so that a broken record is reported once and does not hold up the others.
+    Raises PlatformDown when the list does not hold still over MAX_WALKS walks.
+    """
+    size = client.page_size(method, largest_page)
+    seen: set[str] = set()
+    for _ in range(MAX_WALKS):
+        first = client.call(method, 1, page_size=size, use_has_next=False, **parameters)
+        total = first.get("total_results")
+        if not isinstance(total, int):
+            raise BadPayload(NAME, method, "page 1 has no total_results")
+        nameless = 0
+        for page in range(-(-total // size), 0, -1):
+            content = (
+                first if total <= size else client.call(method, page, page_size=size, use_has_next=True, **parameters)
+            )
+            found = rows(content)
+            names = [name(row) for row in found]
+            nameless += names.count(None)
+            seen.update(n for n in names if n is not None)
+            yield found
+        if len(seen) + nameless >= total:
+            return
+    raise PlatformDown(
+        NAME,
+        method,
+        f"the list kept changing: {len(seen)} different rows after {MAX_WALKS} walks, the platform counts {total}",
+    )
+
+
+def _trades(client: Client, method: str, largest: int, **parameters: str | int | bool) -> Iterator[list[Record]]:
+    return walk(
+        client,
+        method,
+        largest,
+        lambda content: rows_of(content, "trades", "trade"),
+        TRADES.record_key,
+        fields=TRADE_FIELDS,
+        type=TRADE_TYPES,
+        **parameters,
+    )
+
+
+def _created(client: Client, method: str, largest: int, window: Window) -> Iterator[list[Record]]:
+    # the ends of a window are whole seconds and inclusive on the wire: ours is half-open, so the last second is left out
+    return _trades(
+        client,
+        method,
+        largest,
+        start_created=to_text(window.start),
+        end_created=to_text(window.end - timedelta(seconds=1)),
+    )
+
+
+def _modified(client: Client, window: Window) -> Iterator[list[Record]]:
+    """Trades changed in the window, each read in full: the list names them, trade.fullinfo.get is the record."""
+    done: set[str] = set()
+    for page in _trades(
+        client,
+        "taobao.trades.sold.increment.get",
+        100,
+        start_modified=to_text(window.start),
+        end_modified=to_text(window.end),
+    ):
+        full: list[Record] = []
+        for row in page:
+            tid = TRADES.record_key(row)
+            if tid is None:
+                full.append(row)  # nothing to ask for; it is rejected with what it has
+            elif tid not in done:
+                done.add(tid)
+                full.append(_full(client, tid, row))
+        yield full
+
+
+def _full(client: Client, tid: str, row: Record) -> Record:
+    method = "taobao.trade.fullinfo.get"
+    try:
+        content = client.call(method, fields=TRADE_FIELDS, tid=tid)
+    except NotFound:
+        return row  # listed a moment ago, not served in full: what the list said is all there is
+    trade = content.get("trade")
+    if not isinstance(trade, dict):
+        raise BadPayload(NAME, method, f"the answer for trade {tid} has no trade")
+    return trade
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+def trade_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """The first load by creation time, as far back as `plan.history`; from then on what was modified.
+
+    The first load keeps two marks: "created", up to which orders are in raw, so that a run that died goes on from there;
+    and "since", the moment it began, from which the increments read afterwards, so that no change made meanwhile is lost.
+    """
+    for part, window in plan.reread:
+        yield from _reread(client, part, window)
+    fresh = dates.now() - timedelta(days=STALE_DAYS)
+    if plan.cursors.get("", fresh) <= fresh:
+        yield from _first_load(client, plan, {} if plan.cursors.get("since", fresh) <= fresh else plan.cursors)
+        return
+    start = plan.cursors[""] - plan.overlap
+    for window in dates.windows(start, plan.until, min(plan.window, timedelta(days=1))):
+        yield Slice("modified", window, lambda w=window: _modified(client, w), {"": window.end})  # type: ignore[misc]
+
+
+def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
+    since = marks.get("since", plan.until)
+    start = marks.get("created", plan.until - plan.history)
+    now = dates.now().replace(microsecond=0)
+    old = min(plan.until, now - timedelta(days=HISTORY_DAYS))
+    for window in dates.windows(start, old, HISTORY_WINDOW):
+        yield Slice(
+            "history",
+            window,
+            lambda w=window: _created(client, "taobao.trades.sold.history.get", 50, w),  # type: ignore[misc]
+            {"created": window.end, "since": since},
+        )
+    for window in dates.windows(max(start, now - timedelta(days=SOLD_DAYS)), plan.until, SOLD_WINDOW):
+        done = {"": since, "created": None, "since": None}
+        yield Slice(
+            "created",
+            window,
+            lambda w=window: _created(client, "taobao.trades.sold.get", 100, w),  # type: ignore[misc]
+            done if window.end == plan.until else {"created": max(window.end, old), "since": since},
+        )
+
+
+def _reread(client: Client, part: str, window: Window) -> Iterator[Slice]:
+    """A window in which a record came without its id, once more, through the list that still serves it."""
+    if part == "modified":
+        yield Slice(part, window, lambda: _modified(client, window))
+        return
+    now = dates.now()
+    if window.start < now - timedelta(days=HISTORY_DAYS):
+        yield Slice(part, window, lambda: _created(client, "taobao.trades.sold.history.get", 50, window))
+    if window.end > now - timedelta(days=SOLD_DAYS):
+        yield Slice(part, window, lambda: _created(client, "taobao.trades.sold.get", 100, window))
+
+
+def refund_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """Refunds by modification time; TOP documents no limit of window or history for them."""
+
+    def pages(window: Window) -> Iterator[list[Record]]:
+        return walk(
+            client,
+            "taobao.refunds.receive.get",
+            100,
+            lambda content: rows_of(content, "refunds", "refund"),
+            REFUNDS.record_key,
+            fields=REFUND_FIELDS,
+            type=TRADE_TYPES,
+            start_modified=to_text(window.start),
+            end_modified=to_text(window.end),
+        )
+
+    for part, window in plan.reread:
+        yield Slice(part, window, lambda w=window: pages(w))  # type: ignore[misc]
+    start = plan.cursors[""] - plan.overlap if "" in plan.cursors else plan.until - plan.history
+    for window in dates.windows(start, plan.until, plan.window):
+        yield Slice("modified", window, lambda w=window: pages(w), {"": window.end})  # type: ignore[misc]
+
+
+def rate_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """Reviews that buyers gave, by creation time. A reply of ours does not change that time, so the overlap is long."""
+    oldest = dates.now() - timedelta(days=RATE_DAYS) + timedelta(minutes=10)
+    for part, window in plan.reread:
+        if window.end > oldest:
+            yield from _rates(client, Window(max(window.start, oldest), window.end), part, {})
+    start = plan.cursors[""] - plan.overlap if "" in plan.cursors else plan.until - plan.history
+    for window in dates.windows(max(start, oldest), plan.until, plan.window):
+        yield from _rates(client, window, "created", {"": window.end})
+
+
+def _rates(client: Client, window: Window, part: str, cursors: Mapping[str, datetime | None]) -> Iterator[Slice]:
+    """The window, or its halves when it holds more reviews than the platform shows."""
+    method = "taobao.traderates.get"
+    arguments: dict[str, str] = {
+        "fields": RATE_FIELDS,
+        "rate_type": "get",
+        "role": "buyer",
+        "start_date": to_text(window.start),
+        "end_date": to_text(window.end - timedelta(seconds=1)),
+    }
+    size = client.page_size(method, 150)
+    first = client.call(method, 1, page_size=size, use_has_next=False, **arguments)
+    if int(first.get("total_results") or 0) >= RATE_WINDOW_ROWS:
+        if window.end - window.start < timedelta(seconds=4):
+            raise Refused(
+                NAME,
+                method,
+                f"{RATE_WINDOW_ROWS} reviews or more within seconds of {to_text(window.start)}; TOP shows no more",
+            )
+        middle = (window.start + (window.end - window.start) / 2).replace(microsecond=0)
+        yield from _rates(client, Window(window.start, middle), part, dict.fromkeys(cursors, middle))
+        yield from _rates(client, Window(middle, window.end), part, cursors)
+        return
+    yield Slice(
+        part,
+        window,
+        lambda: walk(
+            client,
+            method,
+            150,
+            lambda content: rows_of(content, "trade_rates", "trade_rate", "taobao_traderates_get_results"),
+            RATES.record_key,
+            **arguments,
+        ),
+        cursors,
+    )
+
+
+TRADES = Stream(
+    name="trades",
+    key=("tid",),
+    occurred_at=lambda record: to_time(record.get("modified")),
+    slices=trade_slices,
+    personal={
+        "receiver_name": "name",
+        "receiver_mobile": "phone",
+        "receiver_phone": "phone",
+        "receiver_address": "address",
+        "buyer_nick": "nick",
+    },
+    free_text=("buyer_message", "seller_memo"),
+    overlap=timedelta(hours=1),
+    window=timedelta(days=1),
+)
+REFUNDS = Stream(
+    name="refunds",
+    key=("refund_id",),
+    occurred_at=lambda record: to_time(record.get("modified")),
+    slices=refund_slices,
+    personal={"buyer_nick": "nick"},
+    free_text=("desc",),
+    overlap=timedelta(hours=1),
+    window=timedelta(days=30),
+)
+RATES = Stream(
+    name="rates",
+    key=("oid", "role", "created"),
+    occurred_at=lambda record: to_time(record.get("created")),
+    slices=rate_slices,
+    personal={"nick": "nick"},
+    free_text=("content", "reply"),
+    overlap=timedelta(days=15),
+    window=RATE_WINDOW,
+)
+STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in (TRADES, REFUNDS, RATES)}
+
+
+def check(client: Client) -> str:
+    """Two cheap calls: which shop the session opens, and how the clocks agree."""
+    user = client.call("taobao.user.seller.get", fields="nick").get("user")
+    nick = user.get("nick") if isinstance(user, dict) else None
+    server = to_time(client.call("taobao.time.get").get("time"))
+    offset = (dates.now() - server).total_seconds() if server else None
+    return f"works for shop {nick or '(without a name)'}; {clock_words(offset)}"
