@@ -6,7 +6,7 @@ in order of time. Nothing depends on which requests came before, only on message
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -107,6 +107,7 @@ class World:
         self.reviews: list[Review] = list(self._first_reviews)  # by creation
         self.followers: dict[str, Follower] = {}
         self.coupons: dict[str, Coupon] = {}
+        self.distributed: Counter[str] = Counter()  # coupons given, per stock
         self.coupon_requests: dict[str, tuple[bytes, Coupon]] = {}
         self.coupons_of: dict[str, list[Coupon]] = defaultdict(list)
         self.archive = Archive()

@@ -60,33 +60,32 @@ class WechatError(Exception):
 
 @dataclass(slots=True)
 class Token:
-    value: str
     ends: float
+    replaced: bool = False  # a newer one took its place; otherwise it ends by time
 
 
 class Tokens:
     """The tokens of one endpoint (classic and stable are kept apart by the platform)."""
 
     def __init__(self) -> None:
-        self.current: Token | None = None
-        self.previous: Token | None = None  # still valid until it ends
-        self.all: dict[str, bool] = {}  # every value ever given; True when it ran out by time
+        self.newest = ""
+        self.known: dict[str, Token] = {}
 
-    def issue(self, value: str, now: float) -> Token:
-        if self.current:
-            self.previous = Token(self.current.value, min(self.current.ends, now + ROTATION))
-        self.current = Token(value, now + TOKEN_LIFE)
-        self.all[value] = True
-        return self.current
+    def issue(self, value: str, now: float) -> None:
+        """A new token; the one before it works a little longer."""
+        if self.newest:
+            before = self.known[self.newest]
+            before.ends, before.replaced = min(before.ends, now + ROTATION), True
+        self.newest, self.known[value] = value, Token(now + TOKEN_LIFE)
 
-    def revoke(self) -> None:
-        for token in (self.current, self.previous):
-            if token:
-                self.all[token.value] = False
-        self.current = self.previous = None
+    def left(self, now: float) -> float:
+        """Seconds the newest token still has."""
+        return self.known[self.newest].ends - now if self.newest else 0.0
 
-    def valid(self, value: str, now: float) -> bool:
-        return any(token and token.value == value and now < token.ends for token in (self.current, self.previous))
+    def end(self, now: float) -> None:
+        """All tokens run out now."""
+        for token in self.known.values():
+            token.ends = min(token.ends, now)
 
 
 class WechatOfficial:
@@ -160,11 +159,9 @@ class WechatOfficial:
             if len(self.forced) >= FORCED_PER_DAY or (self.forced and now - self.forced[-1] < FORCED_APART):
                 raise WechatError(45009, "reach max api daily quota limit")
             self.forced.append(now)
+        if wanted.get("force_refresh") or kind == "token" or tokens.left(now) <= ROTATION:
             tokens.issue(self._token_value(kind, now), now)
-        elif kind == "token" or tokens.current is None or tokens.current.ends - now <= ROTATION:
-            tokens.issue(self._token_value(kind, now), now)
-        assert tokens.current is not None
-        return {"access_token": tokens.current.value, "expires_in": int(tokens.current.ends - now)}
+        return {"access_token": tokens.newest, "expires_in": int(tokens.left(now))}
 
     def _token_value(self, kind: str, now: float) -> str:
         self.serial += 1
@@ -178,17 +175,13 @@ class WechatOfficial:
             raise WechatError(41001, "access_token missing")
         if fault and fault.kind == "expired_session":
             for tokens in self.tokens.values():
-                tokens.revoke()
-            raise WechatError(42001, "access_token expired")
-        if any(tokens.valid(value, now) for tokens in self.tokens.values()):
+                tokens.end(now)
+        known = next((tokens.known[value] for tokens in self.tokens.values() if value in tokens.known), None)
+        if known and now < known.ends:
             return
-        for tokens in self.tokens.values():
-            if value in tokens.all:
-                newest = tokens.current is not None and tokens.current.value == value
-                if newest or (tokens.current is None and not tokens.all[value]):
-                    raise WechatError(42001, "access_token expired")
-                raise WechatError(40001, "invalid credential, access_token is invalid or not latest")
-        if value.startswith("99_") and len(value) > 100:
+        if known and not known.replaced:
+            raise WechatError(42001, "access_token expired")
+        if known or (value.startswith("99_") and len(value) > 100):
             raise WechatError(40001, "invalid credential, access_token is invalid or not latest")
         raise WechatError(40014, "invalid access_token")
 

@@ -172,11 +172,12 @@ class WechatPay:
             raise PayError(403, "REQUEST_BLOCKED", "活动未开始或已结束")
         if sum(coupon.stock_id == stock.stock_id for coupon in world.coupons_of[openid]) >= stock.max_per_user:
             raise PayError(403, "RULE_LIMIT", "用户已达领取上限")
-        if self._distributed(stock) >= stock.max_coupons:
+        if world.distributed[stock.stock_id] >= stock.max_coupons:
             raise PayError(403, "NOT_ENOUGH", "批次预算不足")
         coupon_id = str(98_000_000_000 + world.chance.bits("coupon", number) % 10**9 * 1000 + len(world.coupons) % 1000)
         coupon = Coupon(coupon_id, stock.stock_id, openid, number, int(now))
         world.coupons[coupon_id] = coupon
+        world.distributed[stock.stock_id] += 1
         world.coupons_of[openid].append(coupon)
         world.coupon_requests[number] = (content, coupon)
         world.counters.grants[number] += 1
@@ -189,9 +190,6 @@ class WechatPay:
         if stock is None:
             raise PayError(404, "RESOURCE_NOT_EXISTS", "批次不存在")
         return stock
-
-    def _distributed(self, stock: Stock) -> int:
-        return sum(coupon.stock_id == stock.stock_id for coupon in self.world.coupons.values())
 
     def query_coupon(self, request: Request, openid: str, coupon_id: str) -> dict[str, Any]:
         coupon = self.world.coupons.get(coupon_id)
@@ -266,7 +264,7 @@ class WechatPay:
             "stock_type": "NORMAL",
             "no_cash": False,
             "singleitem": False,
-            "distributed_coupons": self._distributed(stock),
+            "distributed_coupons": self.world.distributed[stock.stock_id],
             "stock_use_rule": {
                 "max_coupons": stock.max_coupons,
                 "max_amount": stock.max_coupons * stock.face_fen,

@@ -27,6 +27,8 @@ class RawClient:
     def __init__(self, access: Access) -> None:
         self.access = access
         self.http = requests.Session()
+        self.merchant_key: Any = load_pem_private_key(access["wechat_pay"]["private_key_pem"].encode(), None)
+        self.platform_key: Any = load_pem_public_key(access["wechat_pay"]["platform_public_key_pem"].encode())
 
     # control ----------------------------------------------------------------------------------------------------
 
@@ -118,8 +120,7 @@ class RawClient:
         stamp = str(timestamp if timestamp is not None else int(self.now().timestamp()))
         nonce = secrets.token_hex(16)
         text = "".join(part + "\n" for part in (method, path, stamp, nonce, content))
-        key: Any = load_pem_private_key(account["private_key_pem"].encode(), None)
-        signature = base64.b64encode(key.sign(text.encode(), PKCS1v15(), SHA256())).decode()
+        signature = base64.b64encode(self.merchant_key.sign(text.encode(), PKCS1v15(), SHA256())).decode()
         head = {
             "Authorization": f'WECHATPAY2-SHA256-RSA2048 mchid="{account["mchid"]}",nonce_str="{nonce}",'
             f'signature="{signature}",timestamp="{stamp}",serial_no="{account["serial_no"]}"',
@@ -137,9 +138,8 @@ class RawClient:
         head = answer.headers
         assert head["Wechatpay-Serial"] == self.access["wechat_pay"]["platform_key_id"]
         text = f"{head['Wechatpay-Timestamp']}\n{head['Wechatpay-Nonce']}\n{answer.text}\n"
-        key: Any = load_pem_public_key(self.access["wechat_pay"]["platform_public_key_pem"].encode())
         try:
-            key.verify(base64.b64decode(head["Wechatpay-Signature"]), text.encode(), PKCS1v15(), SHA256())
+            self.platform_key.verify(base64.b64decode(head["Wechatpay-Signature"]), text.encode(), PKCS1v15(), SHA256())
         except Exception:
             return False
         return True
