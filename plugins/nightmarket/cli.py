@@ -102,6 +102,45 @@ def report(
 
 
 @app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="a file of include/sql/console, without .sql")],
+    parameters: Annotated[list[str] | None, typer.Argument(help="its parameters, as name=value")] = None,
+) -> None:
+    """Compute a figure of the night report or the console again: run its SQL file, print its rows."""
+    import psycopg
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.console.queries import FILE_NAME, reader
+
+    with _sentences():
+        pairs = [text.partition("=") for text in parameters or []]
+        if not FILE_NAME.fullmatch(name) or not all(equals for _, equals, _ in pairs):
+            raise ValueError(
+                "give a file name without .sql, then name=value pairs: nightmarket figure tiers business_date=2026-03-13"
+            )
+        try:
+            with reader() as read:
+                rows = read.rows(name, **{key: value for key, _, value in pairs})
+        except psycopg.Error as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{first} (the header of include/sql/console/{name}.sql says what it takes)") from None
+        table = Table(*(rows[0] if rows else ("no rows",)))
+        for row in rows:
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        Console().print(table)
+
+
+@app.command()
+def token(kind: Annotated[str, typer.Argument(help="phone, email, name, address or nick")]) -> None:
+    """The token of a clear value, to look a person up or erase them. The value is asked for, so it stays out of the history."""
+    from nightmarket.privacy import Tokenizer
+
+    with _sentences():
+        typer.echo(Tokenizer.from_settings().token(kind, typer.prompt("value", hide_input=True)))
+
+
+@app.command()
 def erase(token: list[str], reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
     """Delete a person's clear values from the vault for good. Tokens look like phone:XXXX."""
     from nightmarket.privacy import erase as run

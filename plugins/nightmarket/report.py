@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import __version__, dates
 from nightmarket.console import charts, words
-from nightmarket.console.night import notices, read_night, read_runs
+from nightmarket.console.night import notices, read_night, read_pauses, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.settings import get_settings
 
@@ -37,7 +37,7 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "business_dates": days,
         "nights": nights,
         "runs": runs,
-        "notices": notices(nights[-1], runs),
+        "notices": notices(nights[-1], runs, read_pauses(read, dates.now())),
         "shop_trend": read.rows("shop_trend", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),

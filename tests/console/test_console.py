@@ -199,3 +199,25 @@ def test_pages_work_in_a_sandboxed_frame(nights: psycopg.Connection[Any]) -> Non
         assert "target=" not in answer.text
     for name in ("console.css", "console.js"):
         assert client().get(f"/static/{name}").status_code == 200
+
+
+def test_failed_tasks_and_paused_channels_are_things_to_look_at(
+    nights: psycopg.Connection[Any], set_clock: Any
+) -> None:
+    night = world.at(world.DAY_TWO + timedelta(days=1), 2, 40)
+    set_clock(night.isoformat())
+    nights.execute(
+        "INSERT INTO push.audit_log (occurred_at, actor, action, subject, detail)"
+        " VALUES (%s, 'airflow', 'task_failed', 'extract_taobao_flagship/run1/land_trades', %s)",
+        (night, '{"sentence": "taobao: the session has expired"}'),
+    )
+    nights.execute(
+        "INSERT INTO push.pace (account, rate_per_second, next_at, paused_until, pause_reason)"
+        " VALUES ('email:email', 1, %s, %s, '20 refusals in a row'), ('wechat_mass:x', 1, %s, %s, 'over')",
+        (night, night + timedelta(minutes=5), night, night - timedelta(minutes=5)),
+    )
+    page = client(language="en").get("/").text
+    assert "extract_taobao_flagship · land_trades (2026-03-14 02:40). taobao: the session has expired" in page
+    assert "Channel email:email is paused until 2026-03-14 02:45: 20 refusals in a row" in page
+    assert "wechat_mass:x" not in page
+    assert "land_trades" not in client().get("/", params={"night": str(world.DAY_ONE)}).text

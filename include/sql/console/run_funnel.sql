@@ -1,7 +1,8 @@
 -- The funnel of a run, treated beside held out; variant '' is the whole arm.
 -- Grain: one row per arm and variant.   Params: run_id (text).   Reads: mart.campaign_funnels
 SELECT
-    f.arm, f.variant, f.member_count, f.accepted_count, f.delivered_count, f.opened_count, f.clicked_count, f.failed_count, f.unsubscribed_count,
+    f.arm, f.variant, f.member_count, f.accepted_count, f.delivered_count, f.opened_count, f.clicked_count, f.failed_count,
+    f.unsubscribed_count,
     f.coupon_issued_count, f.coupon_redeemed_count, f.ordered_count, f.buyer_count, f.order_count, f.revenue_amount, f.refund_amount,
     f.cost_amount,
     f.accepted_count::numeric / nullif(f.member_count, 0) AS accepted_rate,

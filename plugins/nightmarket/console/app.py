@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import dates
 from nightmarket.console import charts, words
-from nightmarket.console.night import notices, read_night, read_run_parts, read_runs
+from nightmarket.console.night import notices, read_night, read_pauses, read_run_parts, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.settings import ConfigError
 
@@ -202,4 +202,8 @@ def _member_id(text: str) -> int | None:
 def _overview(read: Reader, day: date) -> dict[str, Any]:
     night, runs = read_night(read, day), read_runs(read, day, day)
     rows = read.rows("shop_trend", first_day=day - timedelta(days=TREND_DAYS - 1), last_day=day)
-    return {"night": night, "notices": notices(night, runs), "trends": charts.trends(rows, [day])}
+    return {
+        "night": night,
+        "notices": notices(night, runs, read_pauses(read, dates.now())),
+        "trends": charts.trends(rows, [day]),
+    }

@@ -3,12 +3,12 @@
 Figures come from include/sql/console as they are; here they are only put together and compared with zero.
 """
 
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from nightmarket.console.queries import Reader
-from nightmarket.console.words import CHANNELS, RUN_STATES, Text, money, number, rate, say
+from nightmarket.console.words import CHANNELS, RUN_STATES, Text, moment, money, number, rate, say
 from nightmarket.warehouse import Row
 
 DEVIATION = Decimal("0.5")  # from the same weekday's mean: worth a word
@@ -41,6 +41,7 @@ def read_night(read: Reader, business_date: date) -> dict[str, Any]:
         "rfm": read.rows("rfm", **day),
         "messages": read.rows("messages", **span),
         "messages_open": read.rows("messages_open", **day),
+        "failures": read.rows("failures", **day),
         "reviews_day": read.row("reviews_day", **day),
     }
 
@@ -61,10 +62,16 @@ def read_run_parts(read: Reader, run_id: str) -> dict[str, Any]:
     }
 
 
-def notices(night: dict[str, Any], runs: list[dict[str, Any]]) -> list[Notice]:
+def read_pauses(read: Reader, as_of_at: datetime) -> list[Row]:
+    """Sending accounts that are paused at this instant."""
+    return read.rows("pauses", as_of_at=as_of_at)
+
+
+def notices(night: dict[str, Any], runs: list[dict[str, Any]], pauses: list[Row]) -> list[Notice]:
     """What to look at after this night, the worst first."""
     found = [
         *_gate_notices(night),
+        *_failure_notices(night["failures"], pauses),
         *_message_notices(night["messages_open"]),
         *_arrival_notices(night),
         *_run_notices(runs),
@@ -90,6 +97,20 @@ def _gate_notices(night: dict[str, Any]) -> list[Notice]:
             found.append(Notice("stop", Text(f"闸门未通过：{seen}", f"A gate is red: {seen}")))
         else:
             found.append(Notice("check", Text(f"闸门提醒：{seen}", f"A gate warns: {seen}")))
+    return found
+
+
+def _failure_notices(failures: list[Row], pauses: list[Row]) -> list[Notice]:
+    found = []
+    for row in failures:
+        zh = f"任务失败：{row['dag_id']} · {row['task_id']}（{moment(row['failed_at'])}）。{row['sentence']}"
+        en = f"A task failed: {row['dag_id']} · {row['task_id']} ({moment(row['failed_at'])}). {row['sentence']}"
+        found.append(Notice("check", Text(zh, en)))
+    for row in pauses:
+        until = moment(row["paused_until"])
+        zh = f"渠道 {row['account']} 暂停发送到 {until}：{row['pause_reason']}"
+        en = f"Channel {row['account']} is paused until {until}: {row['pause_reason']}"
+        found.append(Notice("check", Text(zh, en)))
     return found
 
 

@@ -4,6 +4,7 @@ One Reader is one look at the warehouse: a read-only snapshot, so that all figur
 It remembers which files it ran with which parameters; the report prints them so that anybody can run them again.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import psycopg
 
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import Row, connect, run_sql
+
+FILE_NAME = re.compile(r"[a-z_]+")
 
 
 class Reader:
