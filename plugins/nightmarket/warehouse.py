@@ -40,12 +40,14 @@ def connect(
 
 
 @contextmanager
-def connect_vault(application_name: str = "nightmarket-delivery") -> Iterator[psycopg.Connection[Row]]:
+def connect_vault(
+    application_name: str = "nightmarket-delivery", *, autocommit: bool = False
+) -> Iterator[psycopg.Connection[Row]]:
     """A connection that may read the vault: for delivery and erasure, nobody else."""
     dsn = get_settings().vault_dsn
     if dsn is None:
         raise ConfigError("NIGHTMARKET_VAULT_DSN is not set: this process may not open the vault.")
-    with connect(dsn.get_secret_value(), application_name=application_name) as connection:
+    with connect(dsn.get_secret_value(), autocommit=autocommit, application_name=application_name) as connection:
         yield connection
 
 

@@ -228,6 +228,17 @@ def why_not(campaign: str, member_id: int) -> list[Row]:
         return run_sql(connection, "push/why_not.sql", {"campaign": campaign, "member_id": member_id})
 
 
+def require_green(connection: psycopg.Connection[Row], business_date: date) -> None:
+    """Raise RunRefused unless the quality gates of that night were run and are green."""
+    gates = run_sql(connection, "push/night_state.sql", {"business_date": business_date})[0]
+    if gates["checked_count"] == 0:
+        raise RunRefused(
+            f"the night of {business_date} has not been checked by the quality gates; nothing is sent on unchecked data."
+        )
+    if gates["failed_checks"]:
+        raise RunRefused(f"the night of {business_date} is red ({gates['failed_checks']}); nothing is sent.")
+
+
 def _same_request(connection: psycopg.Connection[Row], request_id: str | None) -> str | None:
     if request_id is None:
         return None
@@ -249,13 +260,7 @@ def _refuse_live(connection: psycopg.Connection[Row], campaign: Campaign, as_of:
         raise RunRefused(
             f"{campaign.campaign} for {as_of} expired at {plan.expires_at:%Y-%m-%d %H:%M}; use a later as-of date."
         )
-    gates = run_sql(connection, "push/night_state.sql", {"business_date": as_of})[0]
-    if gates["checked_count"] == 0:
-        raise RunRefused(
-            f"the night of {as_of} has not been checked by the quality gates; nothing is sent on unchecked data."
-        )
-    if gates["failed_checks"]:
-        raise RunRefused(f"the night of {as_of} is red ({gates['failed_checks']}); nothing is sent.")
+    require_green(connection, as_of)
 
 
 def _new_run_id(connection: psycopg.Connection[Row], campaign: str, as_of: date, mode: Mode) -> str:

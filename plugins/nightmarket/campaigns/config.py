@@ -121,7 +121,6 @@ class DeliveryOptions(StrictModel):
     lease_seconds: Annotated[int, Field(ge=5, le=3600)]
     claim_size: Annotated[int, Field(ge=1, le=5000)]
     attempt_group: Annotated[int, Field(ge=1, le=1000)]  # attempts recorded just before so many calls
-    max_attempts: Annotated[int, Field(ge=1, le=20)]
     pace_share: Annotated[float, Field(gt=0, le=1)]  # share of the limit that is used
     breaker_failures: Annotated[int, Field(ge=1)]  # calls in a row that failed before the channel is paused
     breaker_pause_seconds: Annotated[int, Field(ge=1)]
@@ -228,6 +227,7 @@ class ReviewJourney(StrictModel):
     default_language: Language = "zh"
     send_window: SendWindow
     expires_after_hours: Annotated[int, Field(ge=1, le=24 * 7)]
+    attribution_days: Annotated[int, Field(ge=1, le=90)]
     max_messages: Annotated[int, Field(ge=1)]  # more in one night stop the journey: something is wrong
 
 

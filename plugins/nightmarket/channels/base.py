@@ -56,6 +56,7 @@ class Outcome:
     message: str = ""
     retry_after: float = 0.0  # seconds
     suppress: str = ""  # why this address must not be used again; "" = it may be
+    suppress_days: int | None = None  # for so long; None = for good
 
 
 class Channel(ABC):

@@ -102,7 +102,11 @@ class Email(Channel):
         return client
 
     async def _transmit(self, client: SMTP, call: Call) -> Outcome:
-        message = self.build(call)
+        try:
+            message = self.build(call)
+            payload = message.as_bytes()
+        except (ValueError, UnicodeError) as error:  # a receiver or subject that no mail header can hold
+            return Outcome("refused", code="message", message=f"not a valid mail: {type(error).__name__}")
         try:
             await client.mail(self.sender)
             await client.rcpt(call.addresses[0])
@@ -111,7 +115,7 @@ class Email(Channel):
         except (SMTPException, OSError) as error:  # before DATA nothing was handed over
             return Outcome("retry", code="smtp", message=type(error).__name__, retry_after=5)
         try:
-            answer = await client.data(message.as_bytes())
+            answer = await client.data(payload)
         except SMTPResponseException as error:
             return _refusal(error.code, error.message, at_receiver=False)
         except (SMTPServerDisconnected, SMTPTimeoutError, SMTPException, OSError) as error:

@@ -26,11 +26,11 @@ NEEDS_A_PERSON = {
     47001: "the platform could not read the request",
     47003: "a template parameter is invalid",
 }
-BAD_RECEIVER = {
-    40003: "invalid openid",
-    43004: "does not follow the account",
-    43019: "on the account's black list",
-    50002: "limited by the platform",
+BAD_RECEIVER: dict[int, tuple[str, int | None]] = {  # reason, and for how many days; None = for good
+    40003: ("invalid openid", None),
+    43004: ("does not follow the account", 2),  # until the follower list says so, or the person follows again
+    43019: ("on the account's black list", None),
+    50002: ("limited by the platform", 7),
 }
 PERSON_PAUSE_SECONDS = 6 * 3600.0
 
@@ -121,7 +121,7 @@ class WeChatChannel(Channel):
                            (tomorrow - dates.now()).total_seconds())  # fmt: skip
         if code in NEEDS_A_PERSON or code in TOKEN_ERRORS:
             return Outcome("pause", "", answer.status, str(code), NEEDS_A_PERSON.get(code, text), PERSON_PAUSE_SECONDS)
-        return Outcome("refused", "", answer.status, str(code), BAD_RECEIVER.get(code, text),
-                       suppress=BAD_RECEIVER.get(code, ""))  # fmt: skip
+        reason, days = BAD_RECEIVER.get(code, ("", None))
+        return Outcome("refused", "", answer.status, str(code), reason or text, suppress=reason, suppress_days=days)
 
     own_codes: ClassVar[frozenset[int]] = frozenset()  # errcodes a channel reads itself

@@ -1,0 +1,15 @@
+-- push.attempts: write down that these calls are about to be made, for the messages this worker still holds.
+-- Grain: one row per message and attempt; returns the messages that may be called now. The lease starts anew.
+-- Params: message_ids, worker, now_at, lease_until.   Rerun: no; a repeated call would be a second attempt.
+WITH
+held AS (
+    UPDATE push.messages AS m
+    SET attempt_count = m.attempt_count + 1, lease_until = %(lease_until)s::timestamptz, updated_at = %(now_at)s::timestamptz
+    WHERE m.message_id = ANY(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
+      AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
+    RETURNING m.message_id, m.attempt_count
+)
+INSERT INTO push.attempts (message_id, attempt_number, worker, started_at)
+SELECT h.message_id, h.attempt_count, %(worker)s::text, %(now_at)s::timestamptz
+FROM held AS h
+RETURNING message_id, attempt_number;

@@ -1,0 +1,102 @@
+-- Lease due messages of one run and channel to one worker, after asking again whether each may go out now.
+-- Grain: one returned row per message that was looked at; only those with state 'sending' are to be sent.
+-- Params: run_id, channel, account, family, identity_kind, worker, now_at, lease_until, claim_size, group_key (NULL = single
+--   messages), is_repeat (an earlier identical call may have gone out: nothing is asked again, or the receivers would differ),
+--   implied_consent, cap_messages, cap_since, month_limit, month_start, window_hours, window_limit (NULL = no such rule).
+-- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages
+-- Rerun: safe; rows locked by another worker are skipped.
+WITH
+picked AS (
+    SELECT m.message_id, m.member_id, m.purpose, m.address, m.expires_at, m.run_id
+    FROM push.messages AS m
+    WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
+      AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text
+      AND m.group_key IS NOT DISTINCT FROM %(group_key)s::text
+    ORDER BY m.not_before ASC, m.message_id ASC
+    LIMIT %(claim_size)s::integer
+    FOR UPDATE SKIP LOCKED
+),
+person AS (   -- who the address belongs to today: members may have been merged since the audience was built
+    SELECT p.*, mi.member_id AS person_id
+    FROM picked AS p
+    LEFT JOIN core.identities AS i ON i.kind = %(identity_kind)s::text AND i.value = p.address
+    LEFT JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id
+),
+judged AS (
+    SELECT
+        p.message_id,
+        CASE
+            WHEN p.expires_at <= %(now_at)s::timestamptz THEN 'expired'
+            WHEN %(is_repeat)s::boolean THEN NULL
+            WHEN %(family)s::text = 'wechat' AND NOT coalesce(
+                (SELECT f.is_following FROM core.followers AS f WHERE f.source_id = %(account)s::text AND f.openid = p.address),
+                FALSE
+            ) THEN 'unfollowed'
+            WHEN NOT coalesce(
+                CASE WHEN p.purpose = 'service' THEN service.is_granted END, marketing.is_granted, %(implied_consent)s::boolean
+            ) THEN 'no_consent'
+            WHEN EXISTS (
+                SELECT 1 FROM push.suppressions AS x
+                WHERE x.channel = %(family)s::text AND x.address = p.address AND x.since <= %(now_at)s::timestamptz
+                  AND (x.until IS NULL OR x.until > %(now_at)s::timestamptz)
+            ) THEN 'suppressed'
+            WHEN p.purpose = 'marketing' AND sent.marketing_count >= %(cap_messages)s::integer THEN 'capped'
+            WHEN sent.month_count >= %(month_limit)s::integer THEN 'channel_limit'
+            WHEN %(window_hours)s::integer IS NOT NULL
+                AND NOT coalesce(wrote.wrote_at > %(now_at)s::timestamptz - make_interval(hours => %(window_hours)s::integer), FALSE)
+                THEN 'window_closed'
+            WHEN sent.window_count >= %(window_limit)s::integer THEN 'channel_limit'
+        END AS verdict
+    FROM person AS p
+    LEFT JOIN LATERAL (
+        SELECT c.is_granted
+        FROM core.member_identities AS mi
+        JOIN core.consents AS c ON c.identity_id = mi.identity_id
+        WHERE mi.member_id = p.person_id AND c.channel = %(family)s::text AND c.purpose = 'marketing'
+          AND c.occurred_at <= %(now_at)s::timestamptz
+        ORDER BY c.occurred_at DESC, c.is_granted ASC
+        LIMIT 1
+    ) AS marketing ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT c.is_granted
+        FROM core.member_identities AS mi
+        JOIN core.consents AS c ON c.identity_id = mi.identity_id
+        WHERE mi.member_id = p.person_id AND c.channel = %(family)s::text AND c.purpose = 'service'
+          AND c.occurred_at <= %(now_at)s::timestamptz
+        ORDER BY c.occurred_at DESC, c.is_granted ASC
+        LIMIT 1
+    ) AS service ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT max(i.occurred_at) AS wrote_at
+        FROM core.member_identities AS mi
+        JOIN core.interactions AS i ON i.identity_id = mi.identity_id AND i.kind = 'message'
+        WHERE %(window_hours)s::integer IS NOT NULL AND mi.member_id = p.person_id
+          AND i.occurred_at <= %(now_at)s::timestamptz
+    ) AS wrote ON TRUE
+    LEFT JOIN LATERAL (   -- what is on its way or in doubt counts too
+        SELECT
+            count(*) FILTER (WHERE o.purpose = 'marketing'
+                AND (o.accepted_at >= %(cap_since)s::timestamptz OR o.state IN ('sending', 'unknown'))) AS marketing_count,
+            count(*) FILTER (WHERE o.channel = %(channel)s::text
+                AND (o.accepted_at >= %(month_start)s::timestamptz OR o.state IN ('sending', 'unknown'))) AS month_count,
+            count(*) FILTER (WHERE o.channel = %(channel)s::text
+                AND (o.accepted_at >= wrote.wrote_at OR o.state IN ('sending', 'unknown'))) AS window_count
+        FROM push.messages AS o
+        WHERE o.member_id IN (p.member_id, p.person_id) AND o.run_id <> p.run_id
+    ) AS sent ON TRUE
+)
+UPDATE push.messages AS m
+SET state = CASE
+        WHEN j.verdict IS NULL THEN 'sending'
+        WHEN j.verdict = 'expired' AND %(is_repeat)s::boolean THEN 'unknown'   -- an earlier call may have gone out
+        WHEN j.verdict = 'expired' THEN 'expired'
+        ELSE 'suppressed'
+    END,
+    lease_owner = CASE WHEN j.verdict IS NULL THEN %(worker)s::text END,
+    lease_until = CASE WHEN j.verdict IS NULL THEN %(lease_until)s::timestamptz END,
+    last_error = coalesce(j.verdict, m.last_error),
+    updated_at = %(now_at)s::timestamptz
+FROM judged AS j
+WHERE m.message_id = j.message_id
+RETURNING m.message_id, m.message_key, m.group_key, m.state, m.address, m.template, m.language, m.variables, m.attempt_count,
+    m.last_error;

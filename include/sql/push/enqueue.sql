@@ -1,0 +1,94 @@
+-- push.messages: one row for every targeted member of a run.
+-- Grain: one row per (run_id, member_id, step).   Decision: docs/decisions/0032-outbox.md
+-- Params: run_id, key_prefix, step, as_of, purpose, channels, accounts (arrays, same order), variants, templates (arrays),
+--   group_channel, group_size, now_at, not_before, expires_at.
+-- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_rules
+-- Rerun: safe; a message key stands once. A message that was cancelled before any call is taken over by the new run.
+INSERT INTO push.messages AS m (
+    message_key, run_id, member_id, step, channel, account, purpose, address, template, language, variant, variables,
+    coupon_request, group_key, state, last_error, not_before, expires_at, queued_at, updated_at
+)
+WITH
+targeted AS (
+    SELECT a.member_id, a.channel, a.variant, a.language, a.address
+    FROM push.audiences AS a
+    WHERE a.run_id = %(run_id)s::text AND a.state = 'targeted'
+),
+names AS (   -- the newest name token of each member
+    SELECT DISTINCT ON (t.member_id) t.member_id, p.name
+    FROM targeted AS t
+    JOIN core.member_identities AS mi ON mi.member_id = t.member_id
+    JOIN core.profiles AS p ON p.identity_id = mi.identity_id
+    WHERE p.name LIKE 'name:%%'
+    ORDER BY t.member_id ASC, p.observed_at DESC, p.identity_id ASC
+),
+tiers AS (
+    SELECT mt.member_id, r.name_zh, r.name_en
+    FROM mart.member_tiers AS mt
+    JOIN mart.tier_rules AS r ON r.tier = mt.tier
+    WHERE mt.valid_from <= %(as_of)s::date AND (mt.valid_to IS NULL OR mt.valid_to > %(as_of)s::date)
+),
+coupons AS (
+    SELECT
+        c.member_id, c.request_key, c.state, c.last_error,
+        jsonb_build_object(
+            'name', s.name, 'amount', trim_scale(s.face_amount)::text, 'minimum', trim_scale(s.minimum_amount)::text,
+            'valid_to', to_char(s.valid_to, 'YYYY-MM-DD')
+        ) AS variables
+    FROM push.coupons AS c
+    JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id
+    WHERE c.run_id = %(run_id)s::text
+),
+whole AS (
+    SELECT
+        t.*, c.request_key, c.state = 'released' AS is_refused, c.last_error, c.variables AS coupon,
+        n.name, CASE t.language WHEN 'zh' THEN r.name_zh ELSE r.name_en END AS tier
+    FROM targeted AS t
+    LEFT JOIN coupons AS c ON c.member_id = t.member_id
+    LEFT JOIN names AS n ON n.member_id = t.member_id
+    LEFT JOIN tiers AS r ON r.member_id = t.member_id
+),
+numbered AS (   -- receivers of the same text; groups of equal size, so that none is left with one receiver
+    SELECT
+        w.*,
+        row_number() OVER same_text AS position,
+        ceil(count(*) OVER same_text_all::numeric / %(group_size)s::integer)::integer AS group_count
+    FROM whole AS w
+    WINDOW
+        same_text_all AS (PARTITION BY w.channel, w.variant, w.language, w.coupon, coalesce(w.is_refused, FALSE)),
+        same_text AS (same_text_all ORDER BY w.member_id)
+)
+SELECT
+    %(key_prefix)s::text || '/' || n.member_id || '/' || %(step)s::text,
+    %(run_id)s::text,
+    n.member_id,
+    %(step)s::text,
+    n.channel,
+    (%(accounts)s::text[])[array_position(%(channels)s::text[], n.channel)],
+    %(purpose)s::text,
+    n.address,
+    (%(templates)s::text[])[array_position(%(variants)s::text[], n.variant)],
+    n.language,
+    n.variant,
+    jsonb_build_object(
+        'member', CASE WHEN n.channel = %(group_channel)s::text THEN NULL ELSE jsonb_build_object('name', n.name, 'tier', n.tier) END,
+        'coupon', n.coupon
+    ),
+    n.request_key,
+    CASE WHEN n.channel = %(group_channel)s::text THEN 'g-' || left(encode(sha256(convert_to(concat_ws(
+        '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, n.position %% n.group_count
+    ), 'UTF8')), 'hex'), 40) END,
+    CASE WHEN n.is_refused THEN 'failed' ELSE 'queued' END,
+    CASE WHEN n.is_refused THEN 'coupon refused: ' || coalesce(n.last_error, '') END,
+    %(not_before)s::timestamptz,
+    %(expires_at)s::timestamptz,
+    %(now_at)s::timestamptz,
+    %(now_at)s::timestamptz
+FROM numbered AS n
+ON CONFLICT (message_key) DO UPDATE
+SET run_id = excluded.run_id, state = excluded.state, channel = excluded.channel, account = excluded.account,
+    address = excluded.address, template = excluded.template, language = excluded.language, variant = excluded.variant,
+    variables = excluded.variables, coupon_request = excluded.coupon_request, group_key = excluded.group_key,
+    last_error = excluded.last_error, not_before = excluded.not_before, expires_at = excluded.expires_at,
+    queued_at = excluded.queued_at, updated_at = excluded.updated_at
+WHERE m.state = 'cancelled' AND m.attempt_count = 0;

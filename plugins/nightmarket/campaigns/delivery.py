@@ -1,0 +1,438 @@
+"""Working off the outbox: claim, open the vault, render, write down the attempt, call, record the answer.
+
+Any number of workers may run at once; they share the queue (SKIP LOCKED), the pace (push.pace) and the pauses. What a
+worker is killed with in its hands is decided by outbox.recover: never twice, and never lost without being listed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+
+from nightmarket import dates
+from nightmarket.campaigns import outbox
+from nightmarket.campaigns.audience import frozen_template
+from nightmarket.campaigns.config import Channel, DeliveryOptions, Frequency, SendWindow, load_channels
+from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
+from nightmarket.channels.base import Call, Outcome
+from nightmarket.channels.base import Channel as Sender
+from nightmarket.privacy import Keyring, open_secrets
+from nightmarket.settings import credentials
+from nightmarket.warehouse import Row, connect_vault
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+DATABASE_TRIES = 6
+RECORD_EVERY_SECONDS = 0.02
+PACE_PIECE_SECONDS = 0.02  # slots are reserved for so much sending at a time
+LATE_SECONDS = 0.01  # a slot missed by more is given up: the limit is never exceeded to catch up
+SOON_SECONDS = 30.0  # messages that are due again within this are waited for
+
+
+@dataclass
+class Unit:
+    """One call to be made: the messages it is for, and what to send."""
+
+    messages: list[Row]
+    call: Call
+    attempt_numbers: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[int]:
+        return [message["message_id"] for message in self.messages]
+
+
+def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, Any]:
+    """Send what is due of one run, or of all runs, for at most `max_seconds`.
+
+    Returns the messages of these runs by state, plus `waiting_until` (ISO instant at which the send window opens, or
+    None), `paused` (sentences), `seconds` and `calls` of this worker. Raises ConfigError when the vault or an account is
+    not configured, psycopg.OperationalError when the database stays away; both leave the outbox recoverable.
+    """
+    return asyncio.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
+
+
+class _Database:
+    """One connection in one thread, so that a query never stops the event loop. Reconnects; every piece of work is safe to repeat."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._stack = ExitStack()
+        self._connection: psycopg.Connection[Row] | None = None
+
+    async def __call__(self, work: Callable[[psycopg.Connection[Row]], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+
+    def _run(self, work: Callable[[psycopg.Connection[Row]], T]) -> T:
+        for attempt in range(DATABASE_TRIES):
+            try:
+                if self._connection is None:
+                    self._connection = self._stack.enter_context(connect_vault(autocommit=True))
+                with self._connection.transaction():
+                    return work(self._connection)
+            except psycopg.OperationalError as error:
+                self._drop()
+                if attempt == DATABASE_TRIES - 1:
+                    raise
+                log.warning("database connection lost (%s), connecting again", type(error).__name__)
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _drop(self) -> None:
+        self._connection = None
+        with contextlib.suppress(psycopg.Error):
+            self._stack.close()
+
+    def close(self) -> None:
+        self._thread.submit(self._drop).result()
+        self._thread.shutdown()
+
+
+class _Delivery:
+    def __init__(self, run_id: str | None, worker: str, max_seconds: float) -> None:
+        self.run_id, self.worker = run_id, worker
+        self.started = time.monotonic()
+        self.deadline = self.started + max_seconds
+        self.options: DeliveryOptions = load_channels().delivery
+        self.keyring = Keyring.from_settings()
+        self.calls = 0
+        self.paused: list[str] = []
+        self.waiting_until: datetime | None = None
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    async def run(self) -> dict[str, Any]:
+        db = _Database()
+        try:
+            recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
+            runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
+            counts: dict[str, int] = {}
+            for run in runs:
+                await self._deliver_run(db, run)
+                for state, count in (await db(partial(outbox.message_counts, run_id=run["run_id"]))).items():
+                    counts[state] = counts.get(state, 0) + count
+        finally:
+            db.close()
+        seconds = time.monotonic() - self.started
+        log.info("%s: %s calls in %.1f s; messages now: %s", self.worker, f"{self.calls:,}", seconds,
+                 ", ".join(f"{count:,} {state}" for state, count in counts.items()) or "none")  # fmt: skip
+        return {
+            **counts,
+            "runs": [run["run_id"] for run in runs],
+            "recovered": recovered,
+            "calls": self.calls,
+            "seconds": round(seconds, 2),
+            "paused": self.paused,
+            "waiting_until": self.waiting_until.isoformat() if self.waiting_until else None,
+        }
+
+    async def _deliver_run(self, db: _Database, run: Row) -> None:
+        """All channels of one run side by side, until nothing is due or the time is over."""
+        config = run["config"]
+        lanes = [
+            _LaneWorker(self, db, run, name, Channel.model_validate(channel))
+            for name, channel in config["channels"].items()
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in lanes:
+                    group.create_task(lane.work())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first one says why; the others stopped because of it
+        if await db(lambda connection: outbox.close_run(connection, run["run_id"])):
+            log.info("run %s: everything is sent", run["run_id"])
+
+
+class _LaneWorker:
+    """One channel of one run in one worker."""
+
+    def __init__(self, delivery: _Delivery, db: _Database, run: Row, name: str, channel: Channel) -> None:
+        self.delivery, self.db, self.run, self.name, self.channel = delivery, db, run, name, channel
+        config = run["config"]
+        options = delivery.options
+        self.lane = outbox.Lane(
+            run["run_id"], name, channel, Frequency.model_validate(config["frequency"]), delivery.worker,
+            timedelta(seconds=options.lease_seconds),
+        )  # fmt: skip
+        self.window = SendWindow.model_validate(config["campaign"]["send_window"])
+        self.rate = float(channel.rate_per_second) * options.pace_share
+        self.open_calls = asyncio.Semaphore(channel.connections)
+        self.in_flight: set[asyncio.Task[None]] = set()
+        self.results: list[tuple[Unit, Outcome]] = []
+        self.recording = asyncio.Lock()
+        self.stopped = ""  # why this channel stops, once it does
+        self.failures_in_a_row = 0
+        self.sent = 0
+        self._templates: dict[str, CompiledTemplate] = {}
+
+    async def work(self) -> None:
+        """Claim and send until nothing is due, the window closes, the channel is paused or the time is over."""
+        if not await self.db(self._has_work):
+            return
+        await self.db(self.lane.prepare_pace)
+        sender = self.lane.kind(
+            credentials(self.channel.account),
+            connections=self.channel.connections,
+            timeout_seconds=self.channel.timeout_seconds,
+        )
+        async with sender, self._background(self._record_loop()), self._background(self._progress_loop()):
+            while not self.delivery.is_over() and not self.stopped and await self._is_open():
+                rows = await self.db(lambda connection: self.lane.claim(connection, self.delivery.options.claim_size))
+                if rows:
+                    await self._send_all(sender, rows)
+                elif not await self._wait_for_more():
+                    break
+            await self._drain()
+        if self.stopped:
+            self.delivery.paused.append(f"{self.name} is paused: {self.stopped}")
+
+    async def _is_open(self) -> bool:
+        """Neither paused nor outside the send window; what is due outside the window is moved to its opening."""
+        paused = await self.db(self.lane.paused)
+        if paused:
+            self.delivery.paused.append(paused)
+            return False
+        opening = await self.db(lambda connection: outbox.postpone(connection, self.run["run_id"], self.window))
+        if opening:
+            self._wait_until(opening)
+            return False
+        return True
+
+    def _wait_until(self, instant: datetime) -> None:
+        waiting = self.delivery.waiting_until
+        self.delivery.waiting_until = min(waiting, instant) if waiting else instant
+
+    def _has_work(self, connection: psycopg.Connection[Row]) -> bool:
+        return self._remaining(connection) > 0
+
+    def _remaining(self, connection: psycopg.Connection[Row]) -> int:
+        row = connection.execute(
+            "SELECT count(*) AS n FROM push.messages WHERE run_id = %s AND channel = %s AND state IN ('queued', 'sending')",
+            (self.run["run_id"], self.name),
+        ).fetchone()
+        return int(row["n"]) if row else 0
+
+    async def _wait_for_more(self) -> bool:
+        """Nothing was claimable: wait for open calls, for what is due soon, for leases of dead workers. False = done."""
+        if self.in_flight or self.results:
+            await self._drain()
+            return True
+        row = await self.db(
+            lambda connection: connection.execute(
+                """
+                SELECT min(not_before) FILTER (WHERE state = 'queued') AS due_at, bool_or(state = 'sending') AS is_leased
+                FROM push.messages WHERE run_id = %s AND channel = %s AND state IN ('queued', 'sending')
+                """,
+                (self.run["run_id"], self.name),
+            ).fetchone()
+        )
+        due_at, is_leased = (row["due_at"], bool(row["is_leased"])) if row else (None, False)
+        due_in = (due_at - dates.now()).total_seconds() if due_at else None
+        if not is_leased and (due_in is None or due_in > SOON_SECONDS):
+            if due_at:
+                self._wait_until(due_at)
+            return False
+        await asyncio.sleep(min(max(due_in, 0.05), 1.0) if due_in is not None else 0.5)
+        await self.db(lambda connection: outbox.recover_on(connection, dates.now()))
+        return True
+
+    async def _send_all(self, sender: Sender, rows: list[Row]) -> None:
+        """Send a claimed batch: attempts are recorded for a few calls at a time, each call starts in its own slot."""
+        units = await self.db(lambda connection: self._prepare(connection, rows))
+        group = max(1, min(self.delivery.options.attempt_group, int(self.rate)))
+        for start in range(0, len(units), group):
+            if self.stopped or self.delivery.is_over():
+                return await self._release(units[start:])
+            chunk = units[start : start + group]
+            numbers = await self.db(
+                lambda connection, chunk=chunk: self.lane.record_attempts(
+                    connection, [i for unit in chunk for i in unit.ids]
+                )  # type: ignore[misc]
+            )
+            ready: list[Unit] = []
+            lost: list[Unit] = []
+            for unit in chunk:
+                unit.attempt_numbers = {i: numbers[i] for i in unit.ids if i in numbers}
+                (ready if len(unit.attempt_numbers) == len(unit.ids) else lost).append(unit)
+            if lost:  # the lease ran out, or the message expired: somebody else decides about it
+                await self._release([unit for unit in lost if unit.attempt_numbers])
+            called = 0
+            async for unit in self._paced(ready):
+                task = asyncio.create_task(self._call(sender, unit))
+                self.in_flight.add(task)
+                task.add_done_callback(self.in_flight.discard)
+                called += 1
+            if called < len(ready):
+                return await self._release(ready[called:] + units[start + group :])
+        return None
+
+    async def _paced(self, units: Sequence[Unit]) -> Any:
+        """Yield each unit at its own time slot and when a connection is free; ends early when the channel stops."""
+        piece = max(1, int(self.rate * PACE_PIECE_SECONDS))
+        position = 0
+        while position < len(units):
+            slots = min(piece, len(units) - position)
+            starts_in = await self.db(partial(self.lane.reserve_slots, slots=slots, rate=self.rate))
+            first = time.monotonic() + max(starts_in, 0.0)
+            for slot in range(slots):
+                await self.open_calls.acquire()
+                wait = first + slot / self.rate - time.monotonic()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                if self.stopped or self.delivery.is_over():
+                    self.open_calls.release()
+                    return
+                if wait < -LATE_SECONDS:
+                    self.open_calls.release()
+                    break  # too late for this slot and those after it: take new ones
+                yield units[position]
+                position += 1
+
+    async def _call(self, sender: Sender, unit: Unit) -> None:
+        try:
+            outcome = await sender.send(unit.call)
+        except Exception as error:
+            log.exception("%s: the channel failed", self.name)
+            outcome = Outcome("unknown", code="channel", message=type(error).__name__)
+        finally:
+            self.open_calls.release()
+        self.results.append((unit, outcome))
+        self.delivery.calls += 1
+        await self._watch(outcome)
+
+    async def _watch(self, outcome: Outcome) -> None:
+        """The circuit breaker: a channel that cannot work is paused for all workers, with a reason."""
+        self.failures_in_a_row = 0 if outcome.kind in ("accepted", "refused") else self.failures_in_a_row + 1
+        if self.stopped:
+            return
+        reason, seconds = "", 0.0
+        if outcome.kind == "pause":
+            reason, seconds = f"{outcome.message} ({outcome.code})", outcome.retry_after
+        elif self.failures_in_a_row >= self.delivery.options.breaker_failures:
+            reason = (
+                f"{self.failures_in_a_row} calls in a row failed, the last one with {outcome.code}: {outcome.message}"
+            )
+            seconds = self.delivery.options.breaker_pause_seconds
+        if reason:
+            self.stopped = reason
+            log.error("%s is paused for %.0f s: %s", self.name, seconds, reason)
+            await self.db(lambda connection: self.lane.pause(connection, seconds, reason))
+
+    async def _release(self, units: Iterable[Unit]) -> None:
+        ids = [i for unit in units for i in unit.ids]
+        if ids:
+            await self.db(lambda connection: self.lane.release(connection, ids))
+
+    async def _drain(self) -> None:
+        """Until every open call has answered and every answer is recorded."""
+        while self.in_flight:
+            await asyncio.wait(self.in_flight)
+        await self._record()
+
+    async def _record_loop(self) -> None:
+        while True:
+            await asyncio.sleep(RECORD_EVERY_SECONDS)
+            await self._record()
+
+    async def _record(self) -> None:
+        async with self.recording:  # whoever waits here knows that earlier answers are in the database
+            await self._record_now()
+
+    async def _record_now(self) -> None:
+        results, self.results = self.results, []
+        answers = [
+            self.lane.answer(message, unit.attempt_numbers[message["message_id"]], outcome)
+            for unit, outcome in results
+            for message in unit.messages
+        ]
+        if answers:
+            await self.db(lambda connection: self.lane.record_answers(connection, answers))
+            self.sent += sum(answer.state == "accepted" for answer in answers)
+
+    async def _progress_loop(self) -> None:
+        begun = time.monotonic()
+        while True:
+            await asyncio.sleep(self.delivery.options.progress_seconds)
+            remaining = await self.db(self._remaining)
+            speed = self.sent / (time.monotonic() - begun)
+            eta = f"{remaining / speed:,.0f} s left" if speed else "no message accepted yet"
+            log.info("%s %s: %s accepted by this worker, %.0f/s, %s remaining, %s",
+                     self.run["run_id"], self.name, f"{self.sent:,}", speed, f"{remaining:,}", eta)  # fmt: skip
+
+    @contextlib.asynccontextmanager
+    async def _background(self, work: Any) -> Any:
+        """Run a loop beside the block. When the loop fails the block is cancelled: nothing is sent that cannot be recorded."""
+        owner = asyncio.current_task()
+        task = asyncio.create_task(work)
+        task.add_done_callback(
+            lambda done: owner.cancel() if owner and not done.cancelled() and done.exception() else None
+        )
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _prepare(self, connection: psycopg.Connection[Row], rows: list[Row]) -> list[Unit]:
+        """Open the vault for these messages and render them; what cannot be rendered fails here, alone."""
+        tokens = {row["address"] for row in rows if ":" in row["address"]} | {
+            name for row in rows if (name := (row["variables"].get("member") or {}).get("name"))
+        }
+        clear = open_secrets(connection, tokens, self.delivery.keyring) if tokens else {}
+        units, failures = [], {}
+        for messages in self._calls(rows):
+            try:
+                units.append(self._unit(messages, clear))
+            except RenderError as error:
+                failures.update({message["message_id"]: str(error) for message in messages})
+        if failures:
+            log.warning("%s %s: %s messages cannot be rendered", self.run["run_id"], self.name, f"{len(failures):,}")
+            self.lane.fail(connection, failures)
+        return units
+
+    def _calls(self, rows: list[Row]) -> Iterator[list[Row]]:
+        if self.lane.kind.is_group:
+            yield rows
+        else:
+            yield from ([row] for row in rows)
+
+    def _unit(self, messages: list[Row], clear: dict[str, str]) -> Unit:
+        first = messages[0]
+        key = first["group_key"] or first["message_key"]
+        addresses = tuple(
+            clear.get(row["address"], "") if ":" in row["address"] else row["address"] for row in messages
+        )
+        if not all(addresses):
+            raise RenderError("the address was erased")
+        config, language = self.run["config"], first["language"]
+        member = first["variables"].get("member")
+        link = signed_link(config["link_base_url"], "r", key)
+        unsubscribe = signed_link(config["link_base_url"], "u", key)
+        order = first["variables"].get("order")
+        variables = {
+            **first["variables"],
+            "member": member and {**member, "name": clean(clear.get(member.get("name") or ""), is_name=True)},
+            "order": order and {name: clean(value) for name, value in order.items()},
+            "shop": {"name": config["brand"]["name"][language], "contact": config["brand"]["contact"][language]},
+            "link": link,
+            "unsubscribe_link": unsubscribe,
+        }
+        content = self._template(first["template"]).render(language, variables)
+        return Unit(messages, Call(key, addresses, content, link, unsubscribe))
+
+    def _template(self, name: str) -> CompiledTemplate:
+        if name not in self._templates:
+            self._templates[name] = CompiledTemplate(frozen_template(self.run["config"], self.channel.templates, name))
+        return self._templates[name]

@@ -1,0 +1,419 @@
+"""The outbox: every message one row that goes out once. States, leases and recovery live in PostgreSQL, not in a worker.
+
+queued -> sending -> accepted -> delivered | failed | expired | suppressed | unknown. A worker leases rows, writes down
+each attempt just before its call, and records the answer only while the row is still its own.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from nightmarket import dates
+from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, audit, current_content_hash, lock_run
+from nightmarket.campaigns.config import Channel, Frequency, SendWindow
+from nightmarket.channels.base import Outcome
+from nightmarket.channels.registry import CHANNELS
+from nightmarket.settings import get_settings
+from nightmarket.warehouse import Row, advisory_lock, connect, run_sql
+
+log = logging.getLogger(__name__)
+MAX_RETRY_SECONDS = 900.0
+STEP = "send"  # the only step of a campaign; journeys have several
+IDENTITY_KIND = {"wechat": "wechat_openid", "email": "email"}
+REPEATABLE = [name for name, channel in CHANNELS.items() if channel.is_repeatable]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One message's outcome, ready to be recorded."""
+
+    message_id: int
+    attempt_number: int
+    outcome: Outcome
+    state: str
+    not_before: datetime
+    address: str
+
+
+def enqueue(run_id: str) -> int:
+    """Put one message for every targeted member into the outbox; returns how many messages the run now has.
+
+    Only an approved run, only for the approved content, only when no coupon is in doubt. Repeating it adds nothing.
+    Raises RunRefused, ApprovalVoid.
+    """
+    with connect(application_name="nightmarket-outbox") as connection:
+        run = lock_run(connection, run_id)
+        if run["state"] not in ("approved", "sending", "sent"):
+            raise RunRefused(f"run {run_id} is {run['state']}, not approved; nothing is enqueued.")
+        if run["approved_hash"] != current_content_hash(connection, run):
+            raise ApprovalVoid(f"run {run_id}: audience or content changed after the approval; nothing is enqueued.")
+        open_coupons = connection.execute(
+            "SELECT count(*) AS n FROM push.coupons WHERE run_id = %s AND state IN ('reserved', 'unknown')", (run_id,)
+        ).fetchone()
+        if open_coupons and open_coupons["n"]:
+            raise RunRefused(f"run {run_id}: {open_coupons['n']} coupons are not issued yet; issue them first.")
+        if dates.now() >= run["expires_at"]:
+            raise RunRefused(f"run {run_id} expired at {run['expires_at']:%Y-%m-%d %H:%M}; nothing is enqueued.")
+        run_sql(connection, "push/enqueue.sql", _enqueue_parameters(run))
+        if run["state"] == "approved":
+            connection.execute("UPDATE push.campaign_runs SET state = 'sending' WHERE run_id = %s", (run_id,))
+        counts = message_counts(connection, run_id)
+        audit(connection, "outbox", "enqueue", run_id, counts)
+    total = sum(counts.values())
+    log.info("run %s: %s messages in the outbox", run_id, f"{total:,}")
+    return total
+
+
+def _enqueue_parameters(run: Row) -> dict[str, Any]:
+    config, campaign = run["config"], run["config"]["campaign"]
+    names = list(config["channels"])
+    groups = [name for name in names if CHANNELS[name].is_group]
+    window, now = SendWindow.model_validate(campaign["send_window"]), dates.now()
+    is_live = run["mode"] == "live"
+    return {
+        "run_id": run["run_id"],
+        "key_prefix": f"{run['campaign']}/{run['as_of']}" if is_live else run["run_id"],
+        "step": STEP,
+        "as_of": run["as_of"],
+        "purpose": campaign["purpose"],
+        "channels": names,
+        "accounts": [config["channels"][name]["account"] for name in names],
+        "variants": [variant["name"] for variant in campaign["variants"]],
+        "templates": [variant["template"] for variant in campaign["variants"]],
+        "group_channel": groups[0] if groups else "",
+        "group_size": config["channels"][groups[0]]["group_size"] if groups else 1,
+        "now_at": now,
+        "not_before": dates.send_window(now, window.opens, window.closes, get_settings().zone),
+        "expires_at": run["expires_at"],
+    }
+
+
+def recover(as_of_at: datetime | None = None) -> dict[str, int]:
+    """Take back what dead workers held (lease over) and expire what is too late; counts by new state."""
+    with connect(application_name="nightmarket-outbox") as connection:
+        return recover_on(connection, as_of_at or dates.now())
+
+
+def recover_on(connection: psycopg.Connection[Row], now: datetime) -> dict[str, int]:
+    rows = run_sql(connection, "push/recover.sql", {"now_at": now, "repeatable": REPEATABLE})
+    counts = {row["state"]: row["message_count"] for row in rows}
+    if counts:
+        log.warning("outbox recovered: %s", ", ".join(f"{count:,} {state}" for state, count in counts.items()))
+    return counts
+
+
+def cancel(run_id: str, by: str, reason: str) -> int:
+    """Stop a run: what is still queued is never sent, reserved coupons are free again; returns the cancelled messages."""
+    with connect(application_name="nightmarket-outbox") as connection:
+        run = lock_run(connection, run_id)
+        if run["state"] in ("rejected", "cancelled", "failed", "finished"):
+            raise RunRefused(f"run {run_id} is {run['state']}; there is nothing to cancel.")
+        now = dates.now()
+        count = connection.execute(
+            """
+            UPDATE push.messages AS m
+            SET updated_at = %s, state = CASE WHEN EXISTS (
+                SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND a.outcome = 'unknown'
+            ) THEN 'unknown' ELSE 'cancelled' END
+            WHERE m.run_id = %s AND m.state = 'queued'
+            """,
+            (now, run_id),
+        ).rowcount
+        connection.execute(
+            "UPDATE push.coupons SET state = 'released', updated_at = %s WHERE run_id = %s AND state = 'reserved'",
+            (now, run_id),
+        )
+        connection.execute("UPDATE push.campaign_runs SET state = 'cancelled' WHERE run_id = %s", (run_id,))
+        audit(connection, by, "cancel", run_id, {"reason": reason, "messages": count})
+    return count
+
+
+def resume(channel: str, account: str, by: str) -> bool:
+    """Lift the pause of a channel after its cause is gone; False when it was not paused."""
+    with connect(application_name="nightmarket-outbox") as connection:
+        lifted = connection.execute(
+            "UPDATE push.pace SET paused_until = NULL, pause_reason = NULL WHERE account = %s AND paused_until IS NOT NULL",
+            (pace_key(channel, account),),
+        ).rowcount
+        if lifted:
+            audit(connection, by, "resume", pace_key(channel, account), {})
+    return bool(lifted)
+
+
+def message_counts(connection: psycopg.Connection[Row], run_id: str) -> dict[str, int]:
+    """Messages of a run by state."""
+    rows = connection.execute(
+        "SELECT state, count(*) AS n FROM push.messages WHERE run_id = %s GROUP BY state ORDER BY state", (run_id,)
+    )
+    return {row["state"]: row["n"] for row in rows}
+
+
+def pace_key(channel: str, account: str) -> str:
+    return f"{channel}:{account}"
+
+
+class Lane:
+    """One channel of one run as one worker sees it: claiming, recording attempts and answers, pace and pauses."""
+
+    def __init__(
+        self, run_id: str, name: str, channel: Channel, frequency: Frequency, worker: str, lease: timedelta
+    ) -> None:
+        self.run_id, self.name, self.channel, self.worker = run_id, name, channel, worker
+        self.kind = CHANNELS[name]
+        self._frequency, self._lease = frequency, lease
+        self._pace = pace_key(name, channel.account)
+
+    def claim(self, connection: psycopg.Connection[Row], size: int) -> list[Row]:
+        """Messages this worker may send now, oldest first; for a group channel all receivers of one call."""
+        if self.kind.is_group:
+            return self._claim_group(connection)
+        return self._claim(connection, size, None, is_repeat=False)
+
+    def _claim_group(self, connection: psycopg.Connection[Row]) -> list[Row]:
+        """Whole groups only: an advisory lock keeps a second worker from taking a part of one."""
+        keys = connection.execute(
+            """
+            SELECT m.group_key, min(m.message_id) AS first_id FROM push.messages AS m
+            WHERE m.state = 'queued' AND m.channel = %s AND m.account = %s AND m.not_before <= %s AND m.run_id = %s
+            GROUP BY m.group_key ORDER BY first_id LIMIT 20
+            """,
+            (self.name, self.channel.account, dates.now(), self.run_id),
+        ).fetchall()
+        for row in keys:
+            key = row["group_key"]
+            if not advisory_lock(connection, f"group:{key}", wait=False):
+                continue
+            doubt = connection.execute(
+                """
+                SELECT EXISTS (
+                    SELECT 1 FROM push.messages AS m JOIN push.attempts AS a ON a.message_id = m.message_id
+                    WHERE m.group_key = %s AND (a.outcome IS NULL OR a.outcome IN ('unknown', 'accepted'))
+                ) AS is_repeat
+                """,
+                (key,),
+            ).fetchone()
+            assert doubt is not None
+            claimed = self._claim(connection, self.channel.group_size or 1, key, is_repeat=doubt["is_repeat"])
+            if len(claimed) == 1:
+                self.fail(
+                    connection,
+                    {claimed[0]["message_id"]: "alone_in_group: a mass send takes two receivers"},
+                    "suppressed",
+                )
+            elif claimed:
+                return claimed
+        return []
+
+    def _claim(
+        self, connection: psycopg.Connection[Row], size: int, group_key: str | None, *, is_repeat: bool
+    ) -> list[Row]:
+        now, zone = dates.now(), get_settings().zone
+        rows = run_sql(
+            connection,
+            "push/claim.sql",
+            {
+                "run_id": self.run_id,
+                "channel": self.name,
+                "account": self.channel.account,
+                "family": self.kind.family,
+                "identity_kind": IDENTITY_KIND[self.kind.family],
+                "worker": self.worker,
+                "now_at": now,
+                "lease_until": now + self._lease,
+                "claim_size": size,
+                "group_key": group_key,
+                "is_repeat": is_repeat,
+                "implied_consent": self.channel.consent == "following",
+                "cap_messages": self._frequency.messages,
+                "cap_since": now - timedelta(days=self._frequency.days),
+                "month_limit": self.channel.rule_value("month_messages"),
+                "month_start": dates.day_start(now.astimezone(zone).date().replace(day=1), zone),
+                "window_hours": self.channel.rule_value("window_hours"),
+                "window_limit": self.channel.rule_value("window_messages"),
+            },
+        )
+        return sorted((row for row in rows if row["state"] == "sending"), key=lambda row: row["message_id"])
+
+    def record_attempts(self, connection: psycopg.Connection[Row], message_ids: Sequence[int]) -> dict[int, int]:
+        """Message id -> attempt number, for the messages that are still ours and not expired; only these may be called."""
+        now = dates.now()
+        rows = run_sql(
+            connection,
+            "push/attempts.sql",
+            {"message_ids": list(message_ids), "worker": self.worker, "now_at": now, "lease_until": now + self._lease},
+        )
+        return {row["message_id"]: row["attempt_number"] for row in rows}
+
+    def answer(self, message: Row, attempt_number: int, outcome: Outcome) -> Answer:
+        """The state a message takes after an outcome."""
+        state = _STATES[outcome.kind]
+        if outcome.kind == "unknown" and self.kind.is_repeatable:
+            state = "queued"  # the platform recognises the identical call
+        delay = 0.0
+        if outcome.kind in ("retry", "unknown"):  # again and again until the message expires, ever more slowly
+            delay = max(outcome.retry_after, min(2.0**attempt_number, MAX_RETRY_SECONDS))
+        return Answer(
+            message["message_id"],
+            attempt_number,
+            outcome,
+            state,
+            dates.now() + timedelta(seconds=delay),
+            message["address"],
+        )
+
+    def record_answers(self, connection: psycopg.Connection[Row], answers: Sequence[Answer]) -> None:
+        now = dates.now()
+        run_sql(
+            connection,
+            "push/answers.sql",
+            {
+                "worker": self.worker,
+                "now_at": now,
+                "message_ids": [answer.message_id for answer in answers],
+                "attempt_numbers": [answer.attempt_number for answer in answers],
+                "outcomes": [_OUTCOMES[answer.outcome.kind] for answer in answers],
+                "http_statuses": [answer.outcome.http_status for answer in answers],
+                "codes": [answer.outcome.code for answer in answers],
+                "texts": [answer.outcome.message for answer in answers],
+                "platform_ids": [answer.outcome.platform_message_id for answer in answers],
+                "states": [answer.state for answer in answers],
+                "not_befores": [answer.not_before for answer in answers],
+            },
+        )
+        for answer in answers:
+            if answer.outcome.suppress:
+                suppress(connection, self.kind.family, answer.address, answer.outcome.suppress, "delivery",
+                         answer.outcome.suppress_days)  # fmt: skip
+
+    def release(self, connection: psycopg.Connection[Row], message_ids: Sequence[int]) -> None:
+        """Give back messages whose call was certainly not made."""
+        now = dates.now()
+        connection.execute(
+            """
+            UPDATE push.attempts SET finished_at = %s, outcome = 'retry', platform_message = 'no call was made'
+            WHERE message_id = ANY(%s) AND worker = %s AND finished_at IS NULL
+            """,
+            (now, list(message_ids), self.worker),
+        )
+        connection.execute(
+            """
+            UPDATE push.messages SET state = 'queued', lease_owner = NULL, lease_until = NULL, updated_at = %s
+            WHERE message_id = ANY(%s) AND lease_owner = %s AND state = 'sending'
+            """,
+            (now, list(message_ids), self.worker),
+        )
+
+    def fail(self, connection: psycopg.Connection[Row], reasons: dict[int, str], state: str = "failed") -> None:
+        """End messages that cannot be sent at all (no address, template error), without a call."""
+        connection.execute(
+            """
+            UPDATE push.messages AS m SET state = %s, last_error = u.reason, lease_owner = NULL, lease_until = NULL, updated_at = %s
+            FROM unnest(%s::bigint[], %s::text[]) AS u (message_id, reason)
+            WHERE m.message_id = u.message_id AND m.lease_owner = %s AND m.state = 'sending'
+            """,
+            (state, dates.now(), list(reasons), list(reasons.values()), self.worker),
+        )
+
+    def prepare_pace(self, connection: psycopg.Connection[Row]) -> None:
+        """Make the account's pace row, with the configured rate."""
+        connection.execute(
+            """
+            INSERT INTO push.pace (account, rate_per_second, next_at) VALUES (%s, %s, clock_timestamp())
+            ON CONFLICT (account) DO UPDATE SET rate_per_second = excluded.rate_per_second
+            WHERE push.pace.rate_per_second <> excluded.rate_per_second
+            """,
+            (self._pace, self.channel.rate_per_second),
+        )
+
+    def reserve_slots(self, connection: psycopg.Connection[Row], slots: int, rate: float) -> float:
+        """Reserve the next `slots` calls of the account; returns the seconds until the first one."""
+        row = run_sql(connection, "push/pace.sql", {"account": self._pace, "slots": slots, "rate": rate})[0]
+        return float(row["starts_in"])
+
+    def pause(self, connection: psycopg.Connection[Row], seconds: float, reason: str) -> None:
+        """Stop this channel for all workers, for a reason a person can read."""
+        now = dates.now()
+        connection.execute(
+            "UPDATE push.pace SET paused_until = %s, pause_reason = %s WHERE account = %s",
+            (now + timedelta(seconds=seconds), reason[:300], self._pace),
+        )
+        audit(connection, "delivery", "pause", self._pace, {"reason": reason[:300], "seconds": round(seconds)})
+
+    def paused(self, connection: psycopg.Connection[Row]) -> str:
+        """Why the channel is paused now, or ""."""
+        row = connection.execute(
+            "SELECT paused_until, pause_reason FROM push.pace WHERE account = %s AND paused_until > %s",
+            (self._pace, dates.now()),
+        ).fetchone()
+        return f"{self.name} is paused until {row['paused_until']:%Y-%m-%d %H:%M}: {row['pause_reason']}" if row else ""
+
+
+_STATES = {"accepted": "accepted", "refused": "failed", "retry": "queued", "pause": "queued", "unknown": "unknown"}
+_OUTCOMES = {"accepted": "accepted", "refused": "refused", "retry": "retry", "pause": "retry", "unknown": "unknown"}
+
+
+def suppress(
+    connection: psycopg.Connection[Row], family: str, address: str, reason: str, source: str, days: int | None
+) -> None:
+    """Never (or for `days`) send to this address on this channel family again."""
+    now = dates.now()
+    connection.execute(
+        """
+        INSERT INTO push.suppressions (channel, address, reason, source, since, until) VALUES (%s, %s, %s, %s, %s, %s)
+        ON CONFLICT (channel, address, reason) DO UPDATE SET since = excluded.since, until = excluded.until
+        """,
+        (family, address, reason, source, now, now + timedelta(days=days) if days else None),
+    )
+
+
+def postpone(connection: psycopg.Connection[Row], run_id: str, window: SendWindow) -> datetime | None:
+    """When the send window is closed now: move everything due to its next opening and return that instant; else None."""
+    now = dates.now()
+    opening = dates.send_window(now, window.opens, window.closes, get_settings().zone)
+    if opening <= now:
+        return None
+    connection.execute(
+        "UPDATE push.messages SET not_before = %s WHERE run_id = %s AND state = 'queued' AND not_before < %s",
+        (opening, run_id, opening),
+    )
+    return opening
+
+
+def runs_to_deliver(connection: psycopg.Connection[Row], run_id: str | None) -> list[Row]:
+    """Runs that have something queued or in flight; one run, or all of them, oldest first."""
+    return connection.execute(
+        """
+        SELECT r.* FROM push.campaign_runs AS r
+        WHERE r.state = 'sending' AND (%(run_id)s::text IS NULL OR r.run_id = %(run_id)s::text)
+        ORDER BY r.created_at, r.run_id
+        """,
+        {"run_id": run_id},
+    ).fetchall()
+
+
+def open_runs() -> list[str]:
+    """Live runs that still send, or whose effect is still being measured; oldest first."""
+    with connect(application_name="nightmarket-outbox") as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM push.campaign_runs WHERE mode = 'live' AND state IN ('sending', 'sent') ORDER BY created_at, run_id"
+        ).fetchall()
+    return [row["run_id"] for row in rows]
+
+
+def close_run(connection: psycopg.Connection[Row], run_id: str) -> bool:
+    """Call the run sent when nothing of it is queued or in flight any more."""
+    return bool(
+        connection.execute(
+            """
+            UPDATE push.campaign_runs AS r SET state = 'sent', finished_at = %s
+            WHERE r.run_id = %s AND r.state = 'sending' AND NOT EXISTS (
+                SELECT 1 FROM push.messages AS m WHERE m.run_id = r.run_id AND m.state IN ('queued', 'sending')
+            )
+            """,
+            (dates.now(), run_id),
+        ).rowcount
+    )

@@ -1,0 +1,432 @@
+"""What a run would do (dry-run report), what it did (facts for the marts, receipts), and whether the laws hold."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from psycopg.types.json import Jsonb
+
+from nightmarket import dates
+from nightmarket.campaigns import coupons
+from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
+from nightmarket.campaigns.config import SendWindow
+from nightmarket.campaigns.experiment import is_ratio_plausible, minimum_detectable_uplift
+from nightmarket.campaigns.outbox import REPEATABLE
+from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
+from nightmarket.channels.registry import CHANNELS
+from nightmarket.channels.wechat_pay import PayError
+from nightmarket.privacy import Keyring, mask, open_secrets
+from nightmarket.settings import ConfigError, get_settings
+from nightmarket.warehouse import Row, connect, connect_vault, run_sql
+
+log = logging.getLogger(__name__)
+BASE_RATE = 0.03  # conversion assumed for the smallest difference a run can show; the truth comes with the results
+
+REASONS: dict[str, tuple[str, str]] = {
+    "no_address": ("没有可用的联系方式", "no address on any channel of the campaign"),
+    "no_consent": ("未同意接收", "no consent"),
+    "suppressed": ("在屏蔽名单上（退信、拉黑）", "suppressed (bounced or blocked)"),
+    "channel_limit": ("渠道的次数或时间窗口已用完", "the channel's limit for this member is used up"),
+    "capped": ("近期营销消息已达上限", "received enough marketing messages lately"),
+    "already_reached": ("本活动当天已触达", "already in this campaign for this day"),
+    "coupon_limit": ("已领过该优惠券", "has had this coupon as often as allowed"),
+    "global_holdout": ("全局对照组", "global hold-out"),
+    "over_size_limit": ("超出人数上限", "over the size limit"),
+    "alone_in_group": ("群发至少需要两名收件人", "a mass send takes two receivers of the same text"),
+}
+MODES = {"dry_run": ("演练", "dry run"), "test": ("测试发送", "test"), "live": ("正式发送", "live")}
+
+
+class LawBroken(Exception):
+    """A law does not hold after a run; one sentence with the count that breaks it. Needs a person."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """One law of a run and whether it holds; `observed` is the arithmetic in words."""
+
+    name: str
+    is_kept: bool
+    observed: str
+
+    def __str__(self) -> str:
+        return f"{'kept' if self.is_kept else 'BROKEN'}: {self.name}: {self.observed}"
+
+
+def dry_run_report(run_id: str) -> dict[str, Any]:
+    """What this run would do, for the person who approves it; stored with the run, the same when asked again.
+
+    Keys: sizes, excluded, channels, variants, coupons, cost, difference, findings, samples (names masked), content_hash,
+    needs_approval, markdown_zh, markdown_en. A dry run is done with this; a live or test run then waits for a decision.
+    Raises RunRefused when a live or test run breaks a rule (budget, coupons, a template that does not render).
+    """
+    with connect(application_name="nightmarket-report") as connection:
+        run = lock_run(connection, run_id)
+        if run["state"] != "building":
+            if run["report"] is None or run["state"] == "failed":
+                raise RunRefused(f"run {run_id} is {run['state']}; start a new one.")
+            return dict(run["report"])
+        report = _report(connection, run)
+        failures = [finding for finding in report["findings"] if finding["severity"] == "fail"]
+        state = "dry_run_done" if run["mode"] == "dry_run" else "failed" if failures else "awaiting_approval"
+        connection.execute(
+            "UPDATE push.campaign_runs SET report = %s, state = %s, needs_approval = %s WHERE run_id = %s",
+            (Jsonb(report), state, report["needs_approval"], run_id),
+        )
+        audit(connection, "report", "report", run_id, {"state": state, "targeted": report["sizes"]["targeted"]})
+    if state == "failed":
+        raise RunRefused(f"run {run_id}: {failures[0]['en']}")
+    return report
+
+
+def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
+    config, campaign = run["config"], run["config"]["campaign"]
+    rows = run_sql(connection, "push/audience_counts.sql", {"run_id": run["run_id"]})
+
+    def total(**wanted: Any) -> int:
+        return sum(row["member_count"] for row in rows if all(row[key] == value for key, value in wanted.items()))
+
+    targeted, holdout = total(state="targeted"), total(state="holdout")
+    findings: list[dict[str, str]] = []
+    channels = [
+        {
+            "channel": name,
+            "messages": total(state="targeted", channel=name),
+            "cost_amount": str(total(state="targeted", channel=name) * Decimal(channel["cost_amount"])),
+        }
+        for name, channel in config["channels"].items()
+    ]
+    coupon = _coupon_part(connection, run, total(state="targeted", can_have_coupon=True), findings)
+    messages_amount = sum((Decimal(row["cost_amount"]) for row in channels), Decimal(0))
+    coupons_amount = Decimal(coupon["face_amount"]) if coupon else Decimal(0)
+    budget_amount = Decimal(campaign["budget"]["amount"])
+    if messages_amount + coupons_amount > budget_amount:
+        findings.append(_finding("fail", f"费用最多 {messages_amount + coupons_amount} 元，超出预算 {budget_amount} 元。",
+                                 f"cost may reach {messages_amount + coupons_amount} yuan, over the budget of {budget_amount}."))  # fmt: skip
+    if targeted == 0:
+        findings.append(_finding("warn", "没有人会收到消息。", "nobody would get a message."))
+    if run["mode"] != "test" and not is_ratio_plausible(
+        targeted + total(reason="over_size_limit"), holdout, Decimal(campaign["holdout_share"])
+    ):
+        findings.append(
+            _finding(
+                "warn",
+                "对照组比例异常，请检查人群。",
+                "the held-out share is not what chance would give; check the segment.",
+            )
+        )
+    samples = _samples(connection, run, rows, coupon, findings)
+    difference = run_sql(connection, "push/audience_difference.sql", {"run_id": run["run_id"]})[0]
+    excluded = [
+        {"reason": reason, "members": total(reason=reason), "zh": zh, "en": en}
+        for reason, (zh, en) in REASONS.items()
+        if total(reason=reason)
+    ]
+    detectable = minimum_detectable_uplift(targeted, holdout, BASE_RATE)
+    plan = Plan.of(run["as_of"], SendWindow.model_validate(campaign["send_window"]), campaign["expires_after_hours"])
+    zone = get_settings().zone
+    report: dict[str, Any] = {
+        "run_id": run["run_id"],
+        "campaign": run["campaign"],
+        "title": campaign["title"],
+        "mode": run["mode"],
+        "as_of": str(run["as_of"]),
+        "sizes": {"segment": total(), "targeted": targeted, "holdout": holdout, "excluded": total(state="excluded")},
+        "excluded": excluded,
+        "channels": channels,
+        "variants": {v["name"]: total(state="targeted", variant=v["name"]) for v in campaign["variants"]},
+        "languages": {language: total(state="targeted", language=language) for language in ("zh", "en")},
+        "coupons": coupon,
+        "cost": {
+            "messages_amount": str(messages_amount),
+            "coupons_amount": str(coupons_amount),
+            "total_amount": str(messages_amount + coupons_amount),
+            "budget_amount": str(budget_amount),
+        },
+        "difference": {
+            "against": difference["against"],
+            "entered": difference["entered"],
+            "left": difference["left_count"],
+        },
+        "findings": findings,
+        "samples": samples,
+        "minimum_detectable_uplift": detectable,
+        "planned_at": f"{plan.planned_at.astimezone(zone):%Y-%m-%d %H:%M}",
+        "expires_at": f"{plan.expires_at.astimezone(zone):%Y-%m-%d %H:%M}",
+        "content_hash": run["content_hash"],
+        "needs_approval": run["mode"] == "live" and targeted > campaign["approval"]["above"],
+    }
+    for position, language in enumerate(("zh", "en")):
+        report[f"markdown_{language}"] = _markdown(report, language, MODES[run["mode"]][position])
+    return report
+
+
+def _finding(severity: str, zh: str, en: str) -> dict[str, str]:
+    return {"severity": severity, "zh": zh, "en": en}
+
+
+def _coupon_part(
+    connection: psycopg.Connection[Row], run: Row, needed: int, findings: list[dict[str, str]]
+) -> dict[str, Any] | None:
+    """Coupons needed and free, asked from the issuer now; what stands in the way becomes a finding."""
+    stock_id = coupons.stock_of(run)
+    if stock_id is None:
+        return None
+    try:
+        with connection.transaction():
+            stock = coupons.sync_stock(connection, stock_id)
+    except (PayError, RunRefused, ConfigError) as error:
+        findings.append(
+            _finding(
+                "fail", f"无法读取优惠券批次 {stock_id}：{error}", f"coupon stock {stock_id} cannot be used: {error}"
+            )
+        )
+        wanted = run["config"]["stocks"][stock_id]
+        return {"stock": stock_id, "name": wanted["name"], "needed": needed, "free": 0, "valid_to": None,
+                "amount": str(wanted["face_amount"]), "minimum": str(wanted["minimum_amount"]),
+                "face_amount": str(needed * Decimal(wanted["face_amount"]))}  # fmt: skip
+    free = coupons.free_count(connection, stock)
+    if needed > free:
+        findings.append(
+            _finding(
+                "fail", f"需要 {needed} 张优惠券，只剩 {free} 张。", f"{needed} coupons are needed, {free} are free."
+            )
+        )
+    if stock["valid_to"] <= run["expires_at"]:
+        findings.append(
+            _finding("fail", "优惠券在发送期内就会过期。", "the coupons would expire while messages still go out.")
+        )
+    return {
+        "stock": stock_id,
+        "name": stock["name"],
+        "needed": needed,
+        "free": free,
+        "amount": _plain(stock["face_amount"]),
+        "minimum": _plain(stock["minimum_amount"]),
+        "face_amount": str(needed * stock["face_amount"]),
+        "valid_to": f"{stock['valid_to'].astimezone(get_settings().zone):%Y-%m-%d}",
+    }
+
+
+def _plain(amount: Decimal) -> str:
+    """30, not 30.00 and not 3E+1: as the outbox writes it."""
+    return f"{amount.normalize():f}"
+
+
+def _samples(
+    connection: psycopg.Connection[Row],
+    run: Row,
+    rows: Sequence[Row],
+    coupon: Mapping[str, Any] | None,
+    findings: list[dict[str, str]],
+) -> list[dict[str, Any]]:
+    """One message per channel, variant and language as its first member would see it, with the name masked."""
+    config = run["config"]
+    template_of = {variant["name"]: variant["template"] for variant in config["campaign"]["variants"]}
+    samples = []
+    for row in rows:
+        if row["state"] != "targeted":
+            continue
+        name, language = row["channel"], row["language"]
+        source = frozen_template(config, config["channels"][name]["templates"], template_of[row["variant"]])
+        person = run_sql(
+            connection,
+            "push/sample.sql",
+            {"member_id": row["first_member_id"], "language": language, "as_of": run["as_of"]},
+        )[0]
+        clear = _clear_name(person["name_token"], str((source.sample.get("member") or {}).get("name") or ""))
+        variables = {
+            "member": {"name": clear and mask("name", clear), "tier": person["tier"]}
+            if CHANNELS[name].is_personal
+            else None,
+            "coupon": coupon if coupon and row["can_have_coupon"] else None,
+            "shop": {"name": config["brand"]["name"][language], "contact": config["brand"]["contact"][language]},
+            "link": signed_link(config["link_base_url"], "r", "preview"),
+            "unsubscribe_link": signed_link(config["link_base_url"], "u", "preview"),
+        }
+        try:
+            content = CompiledTemplate(source).render(language, variables)
+        except (RenderError, ConfigError) as error:
+            findings.append(_finding("fail", f"模板无法渲染：{error}", f"a template does not render: {error}"))
+            continue
+        text = f"{content.subject}\n\n{content.text}" if content.subject else content.text
+        samples.append({"channel": name, "variant": row["variant"], "language": language, "has_coupon": row["can_have_coupon"],
+                        "members": row["member_count"], "text": text})  # fmt: skip
+    return samples
+
+
+def _clear_name(token: str | None, placeholder: str) -> str | None:
+    """The name behind a token where this process may open the vault, else the sample's; masked by the caller."""
+    if token is None:
+        return None
+    if get_settings().vault_dsn is None:
+        return placeholder
+    with connect_vault() as vault:
+        return clean(open_secrets(vault, [token], Keyring.from_settings()).get(token), is_name=True)
+
+
+def _markdown(report: Mapping[str, Any], language: str, mode: str) -> str:
+    environment = Environment(  # noqa: S701 - Markdown, and our own template
+        loader=FileSystemLoader(get_settings().template_dir / "approval"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    detectable = report["minimum_detectable_uplift"]
+    quoted = [
+        {**sample, "text": "\n".join("> " + line for line in sample["text"].splitlines())}
+        for sample in report["samples"]
+    ]
+    return environment.get_template(f"{language}.md.j2").render(
+        **{**report, "title": report["title"][language], "mode": mode, "samples": quoted},
+        targeted=report["sizes"]["targeted"],
+        holdout=report["sizes"]["holdout"],
+        excluded_total=report["sizes"]["excluded"],
+        segment=report["sizes"]["segment"],
+        detectable=f"{detectable:.1%}" if detectable else "",
+    )
+
+
+def export_exposures(run_id: str) -> int:
+    """Write what a live run did as facts into core (exposures, accepted messages, issued coupons); returns its exposures.
+
+    Repeating it adds what came since. A test leaves nothing in core, a run without an accepted message neither.
+    """
+    with connect(application_name="nightmarket-export") as connection:
+        run = lock_run(connection, run_id)
+        config = run["config"]
+        run_sql(
+            connection,
+            "push/export.sql",
+            {
+                "run_id": run_id,
+                "channels": list(config["channels"]),
+                "costs": [Decimal(channel["cost_amount"]) for channel in config["channels"].values()],
+                "attribution_days": config["campaign"]["attribution_days"],
+            },
+        )
+        row = connection.execute("SELECT count(*) AS n FROM core.exposures WHERE run_id = %s", (run_id,)).fetchone()
+        assert row is not None
+        return int(row["n"])
+
+
+def collect_receipts() -> dict[str, int]:
+    """What became of messages and coupons: delivery and failure from core.message_events, redemptions from WeChat Pay.
+
+    Also calls a run finished when its attribution window is over. Safe to repeat; counts of what changed.
+    """
+    with connect(application_name="nightmarket-receipts") as connection:
+        counts = run_sql(connection, "push/receipts.sql", {"now_at": dates.now()})[0]
+        redeemed = coupons.collect_redemptions(connection)
+        finished = connection.execute(
+            """
+            UPDATE push.campaign_runs AS r SET state = 'finished'
+            WHERE r.state = 'sent' AND EXISTS (SELECT 1 FROM core.exposures AS x WHERE x.run_id = r.run_id)
+              AND NOT EXISTS (SELECT 1 FROM core.exposures AS x WHERE x.run_id = r.run_id AND x.attribution_until > %s)
+            """,
+            (dates.now(),),
+        ).rowcount
+    result = {**counts, **{f"coupons_{name}": count for name, count in redeemed.items()}, "runs_finished": finished}
+    log.info("receipts: %s", ", ".join(f"{name} {count:,}" for name, count in result.items()))
+    return result
+
+
+def check_laws(run_id: str) -> list[Law]:
+    """The laws of a run (docs/decisions/0034-laws.md), kept in ops.gate_results under gate 'campaign'.
+
+    Raises LawBroken with the first broken law, after all of them are written down.
+    """
+    with connect(application_name="nightmarket-laws") as connection:
+        run = lock_run(connection, run_id)
+        facts = run_sql(connection, "push/laws.sql", {"run_id": run_id, "repeatable": REPEATABLE})[0]
+        laws = _laws(connection, run, facts)
+        for law in laws:
+            connection.execute(
+                """
+                INSERT INTO ops.gate_results (business_date, gate, table_name, check_name, severity, is_passed, observed,
+                    message, run_id, checked_at)
+                VALUES (%s, 'campaign', 'push.messages', %s, 'fail', %s, %s, %s, %s, %s)
+                """,
+                (
+                    run["as_of"],
+                    law.name,
+                    law.is_kept,
+                    law.observed,
+                    f"law {law.name}: {law.observed}",
+                    run_id,
+                    dates.now(),
+                ),
+            )
+    broken = [law for law in laws if not law.is_kept]
+    if broken:
+        raise LawBroken(f"run {run_id} breaks the law {broken[0].name!r}: {broken[0].observed}")
+    return laws
+
+
+def _laws(connection: psycopg.Connection[Row], run: Row, facts: Row) -> list[Law]:
+    started = run["state"] in ("sending", "sent", "finished")
+    states = ", ".join(
+        f"{row['n']:,} {row['state']}"
+        for row in connection.execute(
+            "SELECT state, count(*) AS n FROM push.messages WHERE run_id = %s GROUP BY state ORDER BY state",
+            (run["run_id"],),
+        )
+    )
+    parts = facts["targeted_count"] + facts["holdout_count"] + facts["excluded_count"]
+    laws = [
+        Law(
+            "partition",
+            parts == facts["segment_count"] and (not started or facts["missing_count"] == 0),
+            f"segment {facts['segment_count']:,} = targeted {facts['targeted_count']:,} + held out {facts['holdout_count']:,}"
+            f" + excluded {facts['excluded_count']:,}; messages: {states or 'none'}; targeted without a message: {facts['missing_count']:,}",
+        ),
+        _none("nobody else is messaged", facts["forbidden_count"], "messages to members who were not targeted"),
+        _none("hold-outs receive nothing", facts["leaked_count"], "messages at the address of a held-out member"),
+        _none("one address once", facts["same_address_count"], "addresses with two messages of this run"),
+        _none("never twice", facts["twice_count"], "messages with two calls that may both have gone out"),
+        _none("nothing late", facts["late_count"], "messages accepted after the run expired"),
+        _none("nothing unapproved", facts["unapproved_count"], "messages of content nobody approved"),
+        Law(
+            "coupons",
+            facts["coupon_issued_count"]
+            == facts["coupon_open_count"] + facts["coupon_redeemed_count"] + facts["coupon_expired_count"]
+            and facts["coupon_idless_count"] == facts["coupon_twice_count"] == facts["over_budget_count"] == 0,
+            f"issued {facts['coupon_issued_count']:,} = open {facts['coupon_open_count']:,} + redeemed {facts['coupon_redeemed_count']:,}"
+            f" + expired {facts['coupon_expired_count']:,}; reserved {facts['coupon_reserved_count']:,}, unknown"
+            f" {facts['coupon_unknown_count']:,}, released {facts['coupon_released_count']:,}; issued without or with the same"
+            f" platform id: {facts['coupon_idless_count'] + facts['coupon_twice_count']:,}; stocks over budget: {facts['over_budget_count']:,}",
+        ),
+        _none("no empty promise", facts["empty_promise_count"], "accepted messages whose coupon was not issued"),
+    ]
+    if run["report"]:
+        laws.append(_preview_law(connection, run, facts, started))
+    return laws
+
+
+def _none(name: str, count: int, what: str) -> Law:
+    return Law(name, count == 0, f"{count:,} {what}")
+
+
+def _preview_law(connection: psycopg.Connection[Row], run: Row, facts: Row, started: bool) -> Law:
+    """Preview is reality: the report a person saw, and the last dry run of the same day and content, equal the outbox."""
+    sizes = run["report"]["sizes"]
+    is_kept = sizes["targeted"] == facts["targeted_count"] and (
+        not started or facts["message_count"] == sizes["targeted"]
+    )
+    observed = f"the report said {sizes['targeted']:,} messages, the outbox has {facts['message_count']:,}"
+    preview = connection.execute(
+        """
+        SELECT run_id, report, audience_checksum FROM push.campaign_runs
+        WHERE campaign = %s AND as_of = %s AND mode = 'dry_run' AND config_hash = %s AND report IS NOT NULL
+          AND size_limit IS NOT DISTINCT FROM %s AND created_at < %s
+        ORDER BY created_at DESC LIMIT 1
+        """,
+        (run["campaign"], run["as_of"], run["config_hash"], run["size_limit"], run["created_at"]),
+    ).fetchone()
+    if preview and run["mode"] == "live":
+        is_kept = is_kept and preview["audience_checksum"] == run["audience_checksum"]
+        same = "the same" if preview["audience_checksum"] == run["audience_checksum"] else "another"
+        observed += f"; dry run {preview['run_id']} said {preview['report']['sizes']['targeted']:,} to {same} audience"
+    return Law("preview is reality", is_kept, observed)
