@@ -7,12 +7,6 @@
 -- later night has changed (docs/decisions/0022-ripening-figures.md).
 -- An order belongs to a run when it was paid at or after the member's first exposure and before the end of the attribution
 -- window; held-out members are measured over the same window (docs/decisions/0023-uplift.md).
-INSERT INTO mart.campaign_funnels (
-    run_id, campaign, arm, variant, as_of, business_date, purpose, attribution_until, member_count, accepted_count,
-    delivered_count, failed_count, opened_count, clicked_count, unsubscribed_count, coupon_issued_count,
-    coupon_redeemed_count, ordered_count, buyer_count, order_count, revenue_amount, refund_amount, net_revenue_square_sum,
-    cost_amount
-)
 WITH
 night AS (SELECT (%(business_date)s::date + 1)::timestamptz AS ends_at),
 exposed AS (
@@ -173,6 +167,12 @@ vanished AS (
         AND NOT EXISTS (
             SELECT 1 FROM final AS f WHERE f.run_id = m.run_id AND f.arm = m.arm AND f.variant = m.variant
         )
+)
+INSERT INTO mart.campaign_funnels (
+    run_id, campaign, arm, variant, as_of, business_date, purpose, attribution_until, member_count, accepted_count,
+    delivered_count, failed_count, opened_count, clicked_count, unsubscribed_count, coupon_issued_count,
+    coupon_redeemed_count, ordered_count, buyer_count, order_count, revenue_amount, refund_amount, net_revenue_square_sum,
+    cost_amount
 )
 SELECT
     f.run_id, f.campaign, f.arm, f.variant, f.as_of, %(business_date)s::date, f.purpose, f.attribution_until,

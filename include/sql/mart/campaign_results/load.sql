@@ -1,4 +1,4 @@
--- mart.campaign_results: what a marketing run changed, against its hold-out: conversion, orders, revenue, with 95 % intervals.
+-- mart.campaign_results: what a marketing run changed, against its hold-out: conversion, orders, revenue, with 95 per cent intervals.
 -- Grain: one row per run.
 -- Params: business_date (date), min_arm_members (integer), min_buyers (integer).
 -- Reads: mart.campaign_funnels
@@ -6,16 +6,10 @@
 -- changed (docs/decisions/0022-ripening-figures.md).
 -- Interval of the conversion: Agresti and Caffo (2000): one buyer and one non-buyer are added to each arm, then Wald.
 -- Interval of the revenue: Welch, normal approximation, over net revenue per member (docs/decisions/0023-uplift.md).
-INSERT INTO mart.campaign_results (
-    run_id, campaign, as_of, business_date, treated_count, treated_buyer_count, holdout_count, holdout_buyer_count,
-    treated_rate, holdout_rate, uplift_rate, uplift_low_rate, uplift_high_rate, incremental_buyer_count,
-    incremental_order_count, incremental_revenue_amount, incremental_revenue_low_amount, incremental_revenue_high_amount,
-    verdict, is_window_closed
-)
 WITH
 constants AS (
     SELECT
-        1.959963984540054 AS z, -- 97.5 %% of a normal distribution lie below it
+        1.959963984540054 AS z, -- 97.5 per cent of a normal distribution lie below it
         (%(business_date)s::date + 1)::timestamptz AS ends_at
 ),
 arms AS (
@@ -59,11 +53,9 @@ moments AS (
         r.x0 / nullif(r.n0, 0) AS holdout_rate,
         (r.x1 + 1) / (r.n1 + 2) AS p1, -- Agresti-Caffo
         (r.x0 + 1) / (r.n0 + 2) AS p0,
-        r.s1 / nullif(r.n1, 0) - r.s0 / nullif(r.n0, 0) AS revenue_difference,
-        sqrt(
-            -- exact numerics: the sum of squares less the squared mean loses nothing, and is never below 0
-            (r.q1 - r.s1 * r.s1 / nullif(r.n1, 0)) / nullif(r.n1 - 1, 0) / nullif(r.n1, 0)
-            + (r.q0 - r.s0 * r.s0 / nullif(r.n0, 0)) / nullif(r.n0 - 1, 0) / nullif(r.n0, 0)
+        r.n1 * sqrt(
+            greatest(r.q1 - r.s1 * r.s1 / nullif(r.n1, 0), 0) / nullif(r.n1 - 1, 0) / nullif(r.n1, 0)
+            + greatest(r.q0 - r.s0 * r.s0 / nullif(r.n0, 0), 0) / nullif(r.n0 - 1, 0) / nullif(r.n0, 0)
         ) AS revenue_error
     FROM runs AS r
 ),
@@ -91,11 +83,12 @@ final AS (
         b.treated_rate - b.holdout_rate AS uplift_rate,
         CASE WHEN b.n1 > 0 AND b.n0 > 0 THEN b.low END AS low,
         CASE WHEN b.n1 > 0 AND b.n0 > 0 THEN b.high END AS high,
-        (b.treated_rate - b.holdout_rate) * b.n1 AS buyers,
-        (b.o1 / nullif(b.n1, 0) - b.o0 / nullif(b.n0, 0)) * b.n1 AS orders,
-        b.revenue_difference * b.n1 AS revenue,
-        (b.revenue_difference - b.revenue_margin) * b.n1 AS revenue_low,
-        (b.revenue_difference + b.revenue_margin) * b.n1 AS revenue_high,
+        -- against a hold-out as large as the treated arm
+        b.x1 - b.x0 * nullif(b.n1, 0) / nullif(b.n0, 0) AS buyers,
+        b.o1 - b.o0 * nullif(b.n1, 0) / nullif(b.n0, 0) AS orders,
+        b.s1 - b.s0 * nullif(b.n1, 0) / nullif(b.n0, 0) AS revenue,
+        b.s1 - b.s0 * nullif(b.n1, 0) / nullif(b.n0, 0) - b.revenue_margin AS revenue_low,
+        b.s1 - b.s0 * nullif(b.n1, 0) / nullif(b.n0, 0) + b.revenue_margin AS revenue_high,
         CASE
             WHEN
                 least(b.n1, b.n0) < %(min_arm_members)s::integer OR b.x1 + b.x0 < %(min_buyers)s::integer
@@ -112,6 +105,12 @@ vanished AS (
     WHERE
         m.business_date <= %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM final AS f WHERE f.run_id = m.run_id)
+)
+INSERT INTO mart.campaign_results (
+    run_id, campaign, as_of, business_date, treated_count, treated_buyer_count, holdout_count, holdout_buyer_count,
+    treated_rate, holdout_rate, uplift_rate, uplift_low_rate, uplift_high_rate, incremental_buyer_count,
+    incremental_order_count, incremental_revenue_amount, incremental_revenue_low_amount, incremental_revenue_high_amount,
+    verdict, is_window_closed
 )
 SELECT
     f.run_id, f.campaign, f.as_of, %(business_date)s::date, f.n1, f.x1, f.n0, f.x0, f.treated_rate, f.holdout_rate,

@@ -4,10 +4,6 @@
 -- Reads: core.orders, core.refunds
 -- Rerun: safe; rows that do not differ are not rewritten. All figures ripen; a run for an older date leaves rows alone that
 -- a later night has changed (docs/decisions/0022-ripening-figures.md).
-INSERT INTO mart.fulfilment_kpis_daily (
-    source_id, day, business_date, paid_order_count, shipped_order_count, due_order_count, shipped_on_time_count,
-    on_time_shipping_rate, signed_order_count, median_hours_to_ship, median_days_to_sign
-)
 WITH
 night AS (SELECT (%(business_date)s::date + 1)::timestamptz AS ends_at),
 paid_orders AS (
@@ -67,6 +63,10 @@ vanished AS (
         m.day <= %(business_date)s::date
         AND m.business_date <= %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM final AS f WHERE f.source_id = m.source_id AND f.day = m.day)
+)
+INSERT INTO mart.fulfilment_kpis_daily (
+    source_id, day, business_date, paid_order_count, shipped_order_count, due_order_count, shipped_on_time_count,
+    on_time_shipping_rate, signed_order_count, median_hours_to_ship, median_days_to_sign
 )
 SELECT
     f.source_id,

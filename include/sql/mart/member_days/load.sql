@@ -5,7 +5,6 @@
 -- Rerun: safe; days up to the business date are brought to what core says, rows that do not differ are not rewritten.
 -- An order counts on the day it was paid, a refund on the day it settled, whenever they were loaded. Orders and refunds
 -- of nobody we know are in shop_kpis_daily only. One currency: checks/core/one_currency.sql stops the night otherwise.
-INSERT INTO mart.member_days (member_id, day, order_count, gross_amount, refund_amount, net_amount)
 WITH
 paid AS (
     SELECT mi.member_id, o.paid_at::date AS day, count(*) AS order_count, sum(o.goods_amount) AS gross_amount
@@ -39,6 +38,7 @@ vanished AS (
         m.day <= %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM member_day AS d WHERE d.member_id = m.member_id AND d.day = m.day)
 )
+INSERT INTO mart.member_days (member_id, day, order_count, gross_amount, refund_amount, net_amount)
 SELECT d.member_id, d.day, d.order_count, d.gross_amount, d.refund_amount, d.gross_amount - d.refund_amount
 FROM member_day AS d
 ON CONFLICT (member_id, day) DO UPDATE SET

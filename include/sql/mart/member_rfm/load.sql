@@ -5,10 +5,6 @@
 -- Rerun: safe; replaces exactly one business date, rows that do not differ are not rewritten.
 -- Scores are quintiles by cut points, so equal behaviour gets equal scores and no member id breaks a tie
 -- (docs/decisions/0020-rfm.md).
-INSERT INTO mart.member_rfm (
-    business_date, member_id, last_order_date, recency_days, frequency_count, monetary_amount, r_score, f_score, m_score,
-    rfm_segment
-)
 WITH
 behaviour AS (
     SELECT
@@ -70,6 +66,10 @@ vanished AS (
     WHERE
         m.business_date = %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM placed AS p WHERE p.member_id = m.member_id)
+)
+INSERT INTO mart.member_rfm (
+    business_date, member_id, last_order_date, recency_days, frequency_count, monetary_amount, r_score, f_score, m_score,
+    rfm_segment
 )
 SELECT
     %(business_date)s::date,

@@ -5,7 +5,6 @@
 -- Rerun: safe; the history is computed again and only rows that differ are replaced, so late orders and late refunds
 -- restate it. The history goes to the business date, or to the last day it already tells of: a run for an older date
 -- takes nothing back (docs/decisions/0021-tiers-by-running-sum.md).
-INSERT INTO mart.member_tiers (member_id, valid_from, valid_to, tier, previous_tier, window_net_amount, reason)
 WITH
 horizon AS (
     SELECT greatest(%(business_date)s::date, max(greatest(t.valid_from, t.valid_to))) AS last_day
@@ -70,6 +69,7 @@ vanished AS (
     DELETE FROM mart.member_tiers AS m
     WHERE NOT EXISTS (SELECT 1 FROM stretches AS s WHERE s.member_id = m.member_id AND s.valid_from = m.valid_from)
 )
+INSERT INTO mart.member_tiers (member_id, valid_from, valid_to, tier, previous_tier, window_net_amount, reason)
 SELECT s.member_id, s.valid_from, s.valid_to, s.tier, s.previous_tier, s.window_net_amount, s.reason
 FROM stretches AS s
 ON CONFLICT (member_id, valid_from) DO UPDATE SET

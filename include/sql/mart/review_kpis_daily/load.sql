@@ -6,10 +6,6 @@
 -- Rerun: safe; rows that do not differ are not rewritten. All figures ripen; a run for an older date leaves rows alone that
 -- a later night has changed (docs/decisions/0022-ripening-figures.md).
 -- Our request for an order has the message key review/<source>/<order>/<ask|remind>; asked = the platform accepted it.
-INSERT INTO mart.review_kpis_daily (
-    source_id, day, business_date, signed_order_count, asked_order_count, reminded_order_count, reviewed_order_count,
-    reviewed_after_ask_count, review_rate
-)
 WITH
 night AS (SELECT (%(business_date)s::date + 1)::timestamptz AS ends_at),
 signed_orders AS (
@@ -56,6 +52,10 @@ vanished AS (
         m.day <= %(business_date)s::date
         AND m.business_date <= %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM final AS f WHERE f.source_id = m.source_id AND f.day = m.day)
+)
+INSERT INTO mart.review_kpis_daily (
+    source_id, day, business_date, signed_order_count, asked_order_count, reminded_order_count, reviewed_order_count,
+    reviewed_after_ask_count, review_rate
 )
 SELECT
     f.source_id,

@@ -4,12 +4,6 @@
 -- Reads: core.orders, core.refunds, core.reviews, core.member_identities
 -- Rerun: safe; rows that do not differ are not rewritten. "Paid by now" and "signed by now" ripen; a run for an older date
 -- leaves rows alone that a later night has changed (docs/decisions/0022-ripening-figures.md).
-INSERT INTO mart.shop_kpis_daily (
-    source_id, day, business_date, created_order_count, paid_order_count, paid_of_created_count, payment_conversion_rate,
-    signed_of_created_count, order_success_rate, buyer_count, repeat_buyer_count, repeat_purchase_rate, gross_amount,
-    refund_amount, net_amount, refund_order_count, refund_rate, average_order_value_amount, unit_count, review_count,
-    positive_review_count, positive_review_rate
-)
 WITH
 night AS (SELECT (%(business_date)s::date + 1)::timestamptz AS ends_at),
 known_orders AS (
@@ -132,6 +126,12 @@ vanished AS (
         m.day <= %(business_date)s::date
         AND m.business_date <= %(business_date)s::date
         AND NOT EXISTS (SELECT 1 FROM days AS d WHERE d.source_id = m.source_id AND d.day = m.day)
+)
+INSERT INTO mart.shop_kpis_daily (
+    source_id, day, business_date, created_order_count, paid_order_count, paid_of_created_count, payment_conversion_rate,
+    signed_of_created_count, order_success_rate, buyer_count, repeat_buyer_count, repeat_purchase_rate, gross_amount,
+    refund_amount, net_amount, refund_order_count, refund_rate, average_order_value_amount, unit_count, review_count,
+    positive_review_count, positive_review_rate
 )
 SELECT
     f.source_id,
