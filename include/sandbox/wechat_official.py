@@ -152,7 +152,7 @@ class WechatOfficial:
         if not wanted.get("secret"):
             raise WechatError(41004, "appsecret missing")
         if wanted["secret"] != self.secret:
-            raise WechatError(40125, "invalid appsecret, view more at http://t.cn/RAEkdVq")
+            raise WechatError(40125, "invalid appsecret")
         tokens = self.tokens[kind]
         if wanted.get("force_refresh"):
             self.forced = [at for at in self.forced if day_of(at) == day_of(now)]
