@@ -19,12 +19,12 @@ from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import business_date_param
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import pick_business_date
-from nightmarket.orchestration.sending import check_gate, check_laws, deliver, export_exposures, recover
+from nightmarket.orchestration.sending import check_laws, deliver, export_exposures, recover
 
 
 @task
 def run_reviews(business_date: str) -> str:
-    """Queue tonight's requests and reminders; returns the run's id."""
+    """Queue tonight's requests and reminders, unless the night is red; returns the run's id."""
     from datetime import date
 
     from nightmarket.campaigns import journeys
@@ -50,7 +50,6 @@ def publish(business_date: str, *, outlet_events: Any) -> None:
 def followup_reviews():
     day = pick_business_date()
     journey = run_reviews(day)
-    chain(check_gate(day), journey)
     chain(journey, recover(), deliver(journey), export_exposures(journey), check_laws(journey), publish(day))
 
 

@@ -8,7 +8,7 @@ these member ids, with coupons of the test pool.
 
 **At 03:00**: it only runs when somebody started it. A red check_gate is the house working: the marts of that date did
 not pass, nothing goes out. Red after enqueue: clear the task; every message has its key and is sent at most once.
-*The approval is void*: the audience changed while it waited; clear dry_run_report and what follows, and decide again.
+*The approval is for content ...*: the run changed while it waited; start the campaign again and decide again.
 
 Runbook: docs/runbook.md#push_campaign
 """
@@ -23,7 +23,15 @@ from nightmarket.orchestration.approval import RecordedApproval
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import campaign_form, check_form, person_of
 from nightmarket.orchestration.labels import Domain, Impact, Layer
-from nightmarket.orchestration.sending import check_gate, check_laws, deliver, export_exposures
+from nightmarket.orchestration.sending import (
+    check_gate,
+    check_laws,
+    deliver,
+    enqueue,
+    export_exposures,
+    issue_coupons,
+    reserve_coupons,
+)
 
 log = logging.getLogger(__name__)
 
@@ -88,33 +96,13 @@ def record_decision(campaign_run: str, content_hash: str, **context: Any) -> boo
 
     decision = context["ti"].xcom_pull(task_ids="approve", key="decision")
     audience.record_decision(campaign_run, decision["approved"], decision["by"], decision["reason"], content_hash)
-    if not decision["approved"]:
-        log.warning("%s was not approved (%s): nothing is sent", campaign_run, decision["by"])
+    log.info(
+        "%s: %s by %s",
+        campaign_run,
+        "approved" if decision["approved"] else "not approved, nothing is sent",
+        decision["by"],
+    )
     return bool(decision["approved"])
-
-
-@task
-def reserve_coupons(campaign_run: str) -> int:
-    """Take the coupons this run needs from the stock's budget; nothing is issued yet."""
-    from nightmarket.campaigns import coupons
-
-    return coupons.reserve(campaign_run)
-
-
-@task
-def issue_coupons(campaign_run: str) -> dict[str, Any]:
-    """Have the issuer put them into the members' wallets, once each: the request key repeats, the coupon does not."""
-    from nightmarket.campaigns import coupons
-
-    return coupons.issue(campaign_run)
-
-
-@task
-def enqueue(campaign_run: str) -> int:
-    """One row per message in the outbox."""
-    from nightmarket.campaigns import outbox
-
-    return outbox.enqueue(campaign_run)
 
 
 @dag(
@@ -128,7 +116,7 @@ def enqueue(campaign_run: str) -> int:
 )
 def push_campaign():
     request = check_request()
-    green = check_gate(request["as_of"])
+    green = check_gate(request)
     campaign_run = build_audience(request)
     report = dry_run_report(campaign_run)
     approve = RecordedApproval(
@@ -139,11 +127,11 @@ def push_campaign():
         response_timeout=timedelta(hours=4),
         execution_timeout=None,
     )
-    go = record_decision(campaign_run, report["content_hash"])
-    still_green = check_gate.override(task_id="check_gate_again")(request["as_of"])
+    decision = record_decision(campaign_run, report["content_hash"])
+    still_green = check_gate.override(task_id="check_gate_again")(request)
     chain(green, campaign_run)
     chain(
-        report, unless_dry_run(request), approve, go, still_green, reserve_coupons(campaign_run),
+        report, unless_dry_run(request), approve, decision, still_green, reserve_coupons(campaign_run),
         issue_coupons(campaign_run), enqueue(campaign_run), deliver(campaign_run), export_exposures(campaign_run),
         check_laws(campaign_run),
     )  # fmt: skip

@@ -51,8 +51,9 @@ def _parse(text: str) -> list[exp.Expression]:
 
 
 def _plain(text: str) -> str:
-    """The statement without what sqlglot does not read: parameters, doubled percents, ON COMMIT DROP."""
-    return re.sub(r"\bON COMMIT DROP\b", "", re.sub(r"%\((\w+)\)s", r"'\1'", text).replace("%%", "%"))
+    """The statement without what sqlglot does not read and what names no table."""
+    text = re.sub(r"%\((\w+)\)s", r"'\1'", text).replace("%%", "%")
+    return re.sub(r"\bON COMMIT DROP\b|\bOVERRIDING (SYSTEM|USER) VALUE\b", "", text)
 
 
 def path_of(task: Any) -> str:

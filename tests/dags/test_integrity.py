@@ -95,7 +95,9 @@ def test_parsing_loads_no_library_that_only_tasks_need() -> None:
 
 def test_a_task_process_builds_only_its_own_extract_dag() -> None:
     from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions.context import _airflow_parsing_context_manager  # what a worker does around its parse
+    from airflow.sdk.definitions._internal.dag_parsing_context import (
+        _airflow_parsing_context_manager,
+    )  # as a worker does
 
     with _airflow_parsing_context_manager(dag_id="extract_own_pages", task_id="land_events"):
         bag = DagBag(DAGS / "extract_sources.py", bundle_name="dags-folder")

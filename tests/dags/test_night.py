@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from airflow.sdk import RetryAction
 
+from nightmarket.campaigns.audience import RunRefused
+from nightmarket.campaigns.results import LawBroken
 from nightmarket.orchestration.defaults import RetryByKind
 from nightmarket.orchestration.form import campaign_form, check_form, person_of
-from nightmarket.orchestration.gates import GateRed
 from nightmarket.orchestration.night import business_date_of, choose_business_date
 from nightmarket.orchestration.tables import text_table
 from nightmarket.platforms.base import AuthError, BadPayload, PlatformDown, RateLimited
+from nightmarket.quality import GateFailed
 from nightmarket.settings import ConfigError
 
 
@@ -115,7 +117,10 @@ class TestRetries:
         assert self.decide(error) == (RetryAction.RETRY, timedelta(seconds=45))
         assert self.decide(RateLimited("taobao"))[1] == timedelta(seconds=30)
 
-    @pytest.mark.parametrize("error", [AuthError("taobao"), ConfigError("x"), ValueError("x"), GateRed("x")])
+    @pytest.mark.parametrize(
+        "error",
+        [AuthError("taobao"), ConfigError("x"), ValueError("x"), RunRefused("x"), GateFailed("x"), LawBroken("x")],
+    )
     def test_what_needs_a_person_is_not_repeated(self, error: Exception) -> None:
         assert self.decide(error)[0] is RetryAction.FAIL
 

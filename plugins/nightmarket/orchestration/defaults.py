@@ -34,7 +34,7 @@ class RetryByKind(RetryPolicy):
         return RetryDecision.default()
 
 
-NEEDS_A_PERSON = frozenset({"GateFailed", "GateRed", "LawBroken"})
+NEEDS_A_PERSON = frozenset({"GateFailed", "LawBroken"})  # by name: their modules are not imported for it
 
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "nightmarket",

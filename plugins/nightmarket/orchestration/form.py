@@ -80,7 +80,8 @@ def check_form(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
     unknown = sorted(set(conf or {}) - set(fields))
     if unknown:
         names = ", ".join(repr(name) for name in unknown)
-        raise ValueError(f"this form has no field {names}; its fields are {', '.join(fields)}. Nothing was done.")
+        there = f"its fields are {', '.join(fields)}" if fields else "it has no fields at all"
+        raise ValueError(f"this form has no field {names}; {there}. Nothing was done.")
 
 
 def person_of(dag_run: Any) -> str:

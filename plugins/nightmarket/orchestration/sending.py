@@ -1,4 +1,4 @@
-"""The steps of everything that sends: see that the gate is green, deliver what is due, make facts of it, check the laws. Shared by three DAGs.
+"""The steps of everything that sends, from the gate to the laws. Three DAGs put them together.
 
 `campaign_run` is an id of push.campaign_runs, or None for whatever the outbox holds.
 """
@@ -17,13 +17,44 @@ DELIVER_SECONDS = 45 * 60  # a task delivers so long at most; deliver_outbox goe
 
 
 @task
-def check_gate(business_date: str) -> str:
-    """Refuse to go on when the marts of the business date are not green."""
+def check_gate(request: dict[str, Any]) -> None:
+    """Nothing goes on when the marts of the as-of date are not green; a dry run is only told."""
     from datetime import date
 
-    from nightmarket.orchestration.gates import require_green
+    from nightmarket.campaigns.audience import RunRefused, require_green
+    from nightmarket.warehouse import connect
 
-    return require_green(date.fromisoformat(business_date))
+    try:
+        with connect(application_name="nightmarket-gate") as connection:
+            require_green(connection, date.fromisoformat(request["as_of"]))
+    except RunRefused as red:
+        if request["mode"] != "dry_run":
+            raise
+        log.warning("%s This dry run shows what a live one would be refused.", red)
+
+
+@task
+def reserve_coupons(campaign_run: str) -> int:
+    """Take the coupons this run needs from the stock's budget; nothing is issued yet."""
+    from nightmarket.campaigns import coupons
+
+    return coupons.reserve(campaign_run)
+
+
+@task
+def issue_coupons(campaign_run: str) -> dict[str, Any]:
+    """Have the issuer put them into the members' wallets, once each: the request key repeats, the coupon does not."""
+    from nightmarket.campaigns import coupons
+
+    return coupons.issue(campaign_run)
+
+
+@task
+def enqueue(campaign_run: str) -> int:
+    """One row per message in the outbox."""
+    from nightmarket.campaigns import outbox
+
+    return outbox.enqueue(campaign_run)
 
 
 @task
@@ -32,7 +63,8 @@ def recover() -> dict[str, Any]:
     from nightmarket import dates
     from nightmarket.campaigns import outbox
 
-    return outbox.recover(dates.now())
+    now = dates.now()
+    return {"at": now.isoformat(), **outbox.recover(now)}
 
 
 @task
@@ -59,3 +91,24 @@ def check_laws(campaign_run: str) -> list[str]:
     from nightmarket.campaigns import results
 
     return [str(law) for law in results.check_laws(campaign_run)]
+
+
+@task
+def settle_open_runs(recovered: dict[str, Any]) -> list[str]:
+    """The two steps above for every run whose messages moved since `recovered`; raises after all of them were looked at."""
+    from nightmarket.campaigns import results
+    from nightmarket.warehouse import connect, run_sql
+
+    with connect(application_name="nightmarket-settle") as connection:
+        runs = [row["run_id"] for row in run_sql(connection, "push/unsettled_runs.sql", {"since": recovered["at"]})]
+    broken: list[results.LawBroken] = []
+    for campaign_run in runs:
+        results.export_exposures(campaign_run)
+        try:
+            results.check_laws(campaign_run)
+        except results.LawBroken as error:
+            log.error("%s", error)
+            broken.append(error)
+    if broken:
+        raise broken[0]
+    return runs

@@ -1,0 +1,36 @@
+"""Works off the outbox during the day: what the night queued for the morning's send window, what a large campaign left
+over, what a dead worker held. Then it turns what was sent into facts and checks the laws of every open run.
+
+**Who uses it**: nobody looks at it while it is green; messages simply go out when their send window is open.
+
+**At 03:00**: let it be, send windows are closed; the next run is ten minutes away. *A pause* in the sentence means that a
+channel refused too often and was paused for some minutes by itself. Messages in state unknown are never sent again: the
+console lists them, a person decides. To stop all sending at once, pause this DAG and push_campaign.
+
+Runbook: docs/runbook.md#deliver_outbox
+"""
+
+from airflow.sdk import CronTriggerTimetable, chain, dag
+
+from nightmarket.orchestration.defaults import DEFAULT_ARGS, ZONE
+from nightmarket.orchestration.labels import Domain, Impact, Layer
+from nightmarket.orchestration.sending import deliver, recover, settle_open_runs
+
+EVERY_TEN_MINUTES = "*/10 * * * *"
+
+
+@dag(
+    schedule=CronTriggerTimetable(EVERY_TEN_MINUTES, timezone=ZONE),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={},
+    tags=[Layer.PUSH, Domain.CAMPAIGNS, Impact.TIER_1],
+    doc_md=__doc__,
+)
+def deliver_outbox():
+    recovered = recover()
+    chain(recovered, deliver(None), settle_open_runs(recovered))
+
+
+deliver_outbox()
