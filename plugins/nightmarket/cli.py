@@ -132,6 +132,26 @@ def figure(
 
 
 @app.command()
+def cancel(run_id: str, reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
+    """Stop a campaign run: what is still queued is never sent, its reserved coupons are free again."""
+    from nightmarket.campaigns import outbox
+
+    with _sentences():
+        count = outbox.cancel(run_id, os.environ.get("USER", "cli"), reason)
+        typer.echo(f"{run_id} is cancelled; {count} messages that were queued are never sent")
+
+
+@app.command()
+def resume(channel: str, account: str) -> None:
+    """Let a paused channel send again, e.g. `nightmarket resume wechat_mass wechat_official`, once its cause is gone."""
+    from nightmarket.campaigns import outbox
+
+    with _sentences():
+        lifted = outbox.resume(channel, account, os.environ.get("USER", "cli"))
+        typer.echo(f"{channel}:{account} {'may send again' if lifted else 'was not paused'}")
+
+
+@app.command()
 def token(kind: Annotated[str, typer.Argument(help="phone, email, name, address or nick")]) -> None:
     """The token of a clear value, to look a person up or erase them. The value is asked for, so it stays out of the history."""
     from nightmarket.privacy import Tokenizer
