@@ -50,6 +50,7 @@ def check() -> None:
     from nightmarket.landing import load_sources
     from nightmarket.marts import load_kpis, load_tiers
 
+    os.environ.setdefault("NIGHTMARKET_WAREHOUSE_DSN", "postgresql://")  # reading files needs no database
     problems = []
     for load in (load_sources, load_tiers, load_kpis):
         try:
