@@ -213,7 +213,7 @@ class CompiledTemplate:
                     f" more than its limit of {self.source.max_characters}"
                 )
         return Content(
-            text=rendered.get("txt", ""),
+            text=_tidy(rendered.get("txt", "")),
             html=rendered.get("html", ""),
             subject=" ".join(rendered.get("subject", "").split()),
             fields={
@@ -239,6 +239,11 @@ def clean(value: str | None, *, is_name: bool = False) -> str | None:
     if is_name and (LOOKS_LIKE_LINK.search(text) or not text):
         return None
     return _shorten(text, MAX_NAME_CHARACTERS if is_name else MAX_VALUE_CHARACTERS)
+
+
+def _tidy(text: str) -> str:
+    """Lines that held only a condition leave no gap."""
+    return re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text).strip()
 
 
 def _shorten(text: str, limit: int) -> str:
@@ -268,8 +273,7 @@ def _signature(kind: str, key: str) -> str:
 
 class _Environment(ImmutableSandboxedEnvironment):
     def __init__(self, *, autoescape: bool) -> None:
-        super().__init__(undefined=StrictUndefined, autoescape=autoescape, keep_trailing_newline=False,
-                         trim_blocks=True, lstrip_blocks=True, cache_size=0)  # fmt: skip
+        super().__init__(undefined=StrictUndefined, autoescape=autoescape, lstrip_blocks=True, cache_size=0)
         self.globals.clear()
 
 

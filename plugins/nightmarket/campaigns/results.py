@@ -142,9 +142,9 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         "languages": {language: total(state="targeted", language=language) for language in ("zh", "en")},
         "coupons": coupon,
         "cost": {
-            "messages_amount": str(messages_amount),
-            "coupons_amount": str(coupons_amount),
-            "total_amount": str(messages_amount + coupons_amount),
+            "messages_amount": f"{messages_amount:.2f}",
+            "coupons_amount": f"{coupons_amount:.2f}",
+            "total_amount": f"{messages_amount + coupons_amount:.2f}",
             "budget_amount": str(budget_amount),
         },
         "difference": {

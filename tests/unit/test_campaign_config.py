@@ -1,0 +1,109 @@
+"""A mistake in a campaign, a journey, channels.yaml or a template names file, line and field."""
+
+from collections.abc import Iterator
+from datetime import time
+from pathlib import Path
+
+import pytest
+
+from campaign_world import ConfigFolder, without_database, write_config
+from nightmarket.campaigns.config import check_all, list_campaigns, load_campaign, load_channels, load_journey
+from nightmarket.settings import ConfigError
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from without_database(monkeypatch)
+
+
+@pytest.fixture
+def config(files: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigFolder:
+    return write_config(tmp_path / "house", monkeypatch)
+
+
+def test_the_house_has_no_mistake(files: None) -> None:
+    assert check_all() == []
+    assert "winback_gold" in list_campaigns()
+    assert load_campaign("winback_gold").coupon is not None
+    assert load_journey("followup_reviews").purpose == "service"
+
+
+def replace(config: ConfigFolder, name: str, old: str, new: str) -> None:
+    path = config.folder / "config" / name
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+CAMPAIGN_MISTAKES = {
+    "unknown key": ("owner: growth", "owner: growth\nholdut: 1", "winback_gold.yaml:5: holdut: unknown key"),
+    "missing key": ("salt: winback_gold-2026\n", "", "salt: required key is missing"),
+    "share over 1": ("share: 0.5, template: winback_gift", "share: 0.7, template: winback_gift", "the variants' shares sum to 1.2, not to 1"),
+    "hold-out over a half": ("holdout_share: 0.2", "holdout_share: 0.6", "winback_gold.yaml:10: holdout_share: Input should be less than or equal to 0.5"),
+    "name of another file": ("campaign: winback_gold", "campaign: winback", "winback_gold.yaml:2: campaign: 'winback' is not the name of the file"),
+    "unknown segment": ("segment: sleeping_valuable", "segment: nobody", "winback_gold.yaml:5: segment: include/sql/segments/nobody.sql does not exist"),
+    "parameter the segment lacks": ("{min_days: 60,", "{min_dayz: 60, min_days: 60,", "winback_gold.yaml:6: parameters.min_dayz: segment 'sleeping_valuable' has no parameter 'min_dayz'"),
+    "parameter forgotten": ("min_days: 60, ", "", "segment 'sleeping_valuable' needs the parameter 'min_days'"),
+    "unknown channel": ("wechat_mass, email", "wechat_massive, email", "winback_gold.yaml:12: channels.1: there is no channel 'wechat_massive'"),
+    "unknown template": ("template: winback_gift", "template: winback_gifts", "winback_gold.yaml:8: variants.0.template: include/templates/wechat/winback_gifts/meta.yaml does not exist"),
+    "unknown stock": ("stock: winback_30,", "stock: winback_300,", "winback_gold.yaml:13: coupon.stock: there is no coupon stock 'winback_300'"),
+    "real pool for tests": ("test_stock: test_pool", "test_stock: winback_10", "coupon.test_stock: stock 'winback_10' has is_test: false"),
+    "key twice": ("owner: growth", "owner: growth\nowner: me", "winback_gold.yaml:5: owner: this key stands twice"),
+    "not YAML": ("owner: growth", "owner: [growth", "not valid YAML"),
+    "negative budget": ("amount: 60000", "amount: -1", "budget.amount: Input should be greater than or equal to 0"),
+    "channel twice": ("wechat_mass, email", "email, email", "a name stands twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAMPAIGN_MISTAKES)
+def test_a_mistake_in_a_campaign(config: ConfigFolder, name: str) -> None:
+    old, new, expected = CAMPAIGN_MISTAKES[name]
+    replace(config, "campaigns/winback_gold.yaml", old, new)
+    assert expected in check_all()[0]
+    with pytest.raises(ConfigError) as caught:
+        load_campaign("winback_gold")
+    assert expected in str(caught.value)
+
+
+CHANNEL_MISTAKES = {
+    "unknown channel": ("  wechat_mass:\n", "  pigeon:\n", "there is no channel 'pigeon'"),
+    "group size missing": ("    group_size: 10000\n", "", "group_size belongs to channels that send one call to many"),
+    "no rate": ("rate_per_second: 100\n", "rate_per_second: 0\n", "channels.email.rate_per_second: Input should be greater than 0"),
+    "link base without https": ("https://m.nightmarket.test", "http://m.nightmarket.test", "link_base_url"),
+    "stock id": ('"9856001"', '"abc"', "coupon_stocks.winback_30.platform_stock_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANNEL_MISTAKES)
+def test_a_mistake_in_channels(config: ConfigFolder, name: str) -> None:
+    old, new, expected = CHANNEL_MISTAKES[name]
+    replace(config, "channels.yaml", old, new)
+    (sentence,) = check_all()
+    assert "channels.yaml:" in sentence
+    assert expected in sentence
+
+
+def test_a_mistake_in_a_journey(config: ConfigFolder) -> None:
+    replace(config, "journeys/followup_reviews.yaml", "ask: review_ask", "ask: review_beg")
+    assert check_all()[0].endswith(
+        "followup_reviews.yaml:11: templates.ask: include/templates/wechat_template/review_beg/meta.yaml does not exist."
+    )
+    with pytest.raises(ConfigError):
+        load_journey("followup_reviews")
+
+
+def test_an_unknown_campaign_lists_the_known_ones(files: None) -> None:
+    with pytest.raises(ConfigError, match=r"there is no campaign 'winback'; campaigns are .*winback_gold"):
+        load_campaign("winback")
+
+
+def test_an_unquoted_time_means_what_it_says(config: ConfigFolder) -> None:
+    replace(config, "campaigns/winback_gold.yaml", '{opens: "09:00", closes: "20:00"}', "{opens: 10:30, closes: 20:00}")
+    window = load_campaign("winback_gold").send_window
+    assert (window.opens, window.closes) == (time(10, 30), time(20, 0))
+
+
+def test_the_strictest_rule_counts(files: None) -> None:
+    mass = load_channels().channels["wechat_mass"]
+    assert mass.rule_value("month_messages") == 4
+    assert mass.rule_value("window_hours") is None
