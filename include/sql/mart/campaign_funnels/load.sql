@@ -1,8 +1,8 @@
 -- mart.campaign_funnels: what became of the members of each run: targeted, accepted, delivered, clicked, ordered, paid, money.
 -- Grain: one row per run, arm and variant; variant '' = all members of the arm.
 -- Params: business_date (date).
--- Reads: core.exposures, core.message_events, core.interactions, core.consents, core.coupon_events, core.orders,
---   core.refunds, core.member_identities
+-- Reads: core.exposures, core.message_events, core.coupon_events, core.orders, core.refunds, core.member_identities,
+--   core.members
 -- Rerun: safe; rows that do not differ are not rewritten. Figures ripen; a run for an older date leaves rows alone that a
 -- later night has changed (docs/decisions/0022-ripening-figures.md).
 -- An order belongs to a run when it was paid at or after the member's first exposure and before the end of the attribution
@@ -10,19 +10,24 @@
 WITH
 night AS (SELECT (%(business_date)s::date + 1)::timestamptz AS ends_at),
 exposed AS (
-    SELECT x.*
+    -- a member who was merged into another one since is that other one
+    SELECT
+        x.run_id, coalesce(p.absorbed_by, x.member_id) AS member_id, x.campaign, x.arm, x.variant, x.purpose, x.message_key,
+        x.group_key, x.coupon_request, x.cost_amount, x.as_of, x.exposed_at, x.attribution_until
     FROM core.exposures AS x
     JOIN night AS n ON x.exposed_at < n.ends_at
+    LEFT JOIN core.members AS p ON p.member_id = x.member_id
 ),
 members AS (
-    -- a member may be exposed by several steps of a run: one window from the first to the last
+    -- a member may be exposed by several steps of a run: one window from the first to the last; who got a message under
+    -- one name and was held out under another was treated
     SELECT
         x.run_id,
         x.member_id,
         min(x.campaign) AS campaign,
         min(x.purpose) AS purpose,
         min(x.as_of) AS as_of,
-        min(x.arm) AS arm,
+        max(x.arm) AS arm,
         min(x.variant) AS variant,
         min(x.exposed_at) AS exposed_at,
         max(x.attribution_until) AS attribution_until,
@@ -36,24 +41,11 @@ events AS (
     JOIN core.message_events AS e ON e.message_key = x.message_key
     JOIN night AS n ON e.occurred_at < n.ends_at
     UNION ALL
-    -- the platform answers for a mass send as a whole
+    -- the platform answers for a mass send as a whole; clicks on its link count where core knows whose they were,
+    -- and then they carry the key of the person's own message
     SELECT x.run_id, x.member_id, e.kind
     FROM exposed AS x
     JOIN core.message_events AS e ON e.message_key = x.group_key AND e.kind IN ('accepted', 'delivered', 'failed')
-    JOIN night AS n ON e.occurred_at < n.ends_at
-    UNION ALL
-    -- what a person did with a mass send's link is theirs only when the event names the person
-    SELECT x.run_id, x.member_id, 'clicked'
-    FROM exposed AS x
-    JOIN core.interactions AS i ON i.message_key = x.group_key AND i.kind = 'click'
-    JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id AND mi.member_id = x.member_id
-    JOIN night AS n ON i.occurred_at < n.ends_at
-    UNION ALL
-    SELECT x.run_id, x.member_id, 'unsubscribed'
-    FROM exposed AS x
-    JOIN core.message_events AS e ON e.message_key = x.group_key AND e.kind = 'unsubscribed'
-    JOIN core.consents AS c ON c.source_id = e.source_id AND c.event_id = e.event_id AND NOT c.is_granted
-    JOIN core.member_identities AS mi ON mi.identity_id = c.identity_id AND mi.member_id = x.member_id
     JOIN night AS n ON e.occurred_at < n.ends_at
 ),
 reactions AS (
