@@ -10,6 +10,7 @@ from .people import UNFOLLOWED, WROTE, Person, make_follower
 from .state import APPID, Coupon, Follower, World
 from .world import (
     LIVE_NUMBER,
+    REVIEW_DAYS,
     TID_BASE,
     TID_STEP,
     Refund,
@@ -286,7 +287,8 @@ def _perhaps_review(world: World, person: Person, key: str, at: int) -> None:
 
 
 def review_now(world: World, trade: Trade, at: int) -> None:
-    if trade.closed or trade.ended is None or trade.ended > at:
+    """The buyer reviews the trade at `at`, if it was signed within the days the platform allows and has no review yet."""
+    if trade.closed or trade.ended is None or not trade.ended <= at <= trade.ended + REVIEW_DAYS * DAY:
         return
     if any(review.created <= at for review in trade.reviews):
         return

@@ -118,6 +118,6 @@ class MailSink:
         )
         world.counters.mail_ids[message_id or "(none)"] += 1
         world.counters.mail_receivers[address] += 1
-        person = world.by_email.get(address)
+        person = world.by_email.get(address.lower())
         if person:
             receive(world, person, "email", address, text + "\n" + unsubscribe, now)

@@ -111,9 +111,8 @@ class WechatPay:
             raise PayError(401, "SIGN_ERROR", "签名错误") from None
         if not request.headers.get("user-agent"):
             raise PayError(400, "PARAM_ERROR", "缺少User-Agent")
-        if "application/json" not in request.headers.get("accept", "application/json").replace(
-            "*/*", "application/json"
-        ):
+        accept = request.headers.get("accept", "*/*")
+        if "application/json" not in accept and "*/*" not in accept:
             raise PayError(406, "PARAM_ERROR", "Accept必须包含application/json")
 
     def _limit(self, fault: Fault | None) -> None:

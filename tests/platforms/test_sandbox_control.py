@@ -127,23 +127,21 @@ def test_answers_that_are_no_json(raw: RawClient, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["cut", "cut_before", "timeout_before", "timeout_after"])
 def test_connections_that_end(raw: RawClient, kind: str) -> None:
-    spoil(raw, kind, seconds=0.3)
+    spoil(raw, kind, seconds=1)
     began = time.monotonic()
     with pytest.raises(requests.RequestException):
         ask(raw)
-    assert (time.monotonic() - began > 0.3) == kind.startswith("timeout")
+    assert (time.monotonic() - began > 1) == kind.startswith("timeout")
     assert "trades_sold_get_response" in ask(raw).json()
 
 
 def test_a_slow_answer_is_still_right_and_holds_nobody_up(raw: RawClient) -> None:
-    spoil(raw, "slow", seconds=1.0)
+    spoil(raw, "slow", seconds=2)
     answers: list[Any] = []
     slow = threading.Thread(target=lambda: answers.append(ask(RawClient(raw.access)).json()))
     slow.start()
     time.sleep(0.4)
-    began = time.monotonic()
     assert "trades_sold_get_response" in ask(raw).json()
-    assert time.monotonic() - began < 0.5
     assert answers == []
     slow.join()
     assert "trades_sold_get_response" in answers[0]
@@ -217,6 +215,16 @@ def test_help_names_every_option() -> None:
         "--top-rate",
     ):
         assert option in text
+
+
+def test_it_needs_nothing_of_the_product() -> None:
+    """Loading the whole server imports no module of nightmarket or Airflow."""
+    code = (
+        "import sys, sandbox.__main__; print([n for n in sys.modules if n.split('.')[0] in ('nightmarket', 'airflow')])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "include")}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:

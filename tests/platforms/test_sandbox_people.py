@@ -232,10 +232,10 @@ def test_leaving_is_unfollowing_on_wechat(raw: RawClient) -> None:
 
 
 def some_signed_trade(raw: RawClient, phone: str) -> str | None:
-    """A finished trade of that phone without a review."""
-    fields = "tid,status,receiver_mobile,buyer_rate"
+    """A trade of that phone, signed lately enough to be reviewed, without a review."""
+    fields = "tid,receiver_mobile,buyer_rate,end_time"
     for row in raw.trades("taobao.trades.sold.get", 100, fields=fields, status="TRADE_FINISHED"):
-        if row["receiver_mobile"] == phone and not row["buyer_rate"]:
+        if row["receiver_mobile"] == phone and not row["buyer_rate"] and row["end_time"] > "2026-03-05":
             return str(row["tid"])
     return None
 
@@ -264,6 +264,21 @@ def test_a_review_request_is_answered_within_a_day_once(raw: RawClient) -> None:
     after = raw.truth()
     assert after["reviews"] > before["reviews"]
     assert after["experiment"]["treated"] == []  # a request for a review is no marketing
+
+
+def test_an_order_signed_long_ago_cannot_be_reviewed_any_more(raw: RawClient) -> None:
+    quiet_but(raw, review_after_request=1.0)
+    fields = "tid,receiver_mobile,buyer_rate,end_time"
+    openid_of = {phone: openid for openid, phone in buyers(raw)}
+    old = next(
+        row
+        for row in raw.trades("taobao.trades.sold.get", 100, fields=fields, status="TRADE_FINISHED")
+        if row["receiver_mobile"] in openid_of and not row["buyer_rate"] and row["end_time"] < "2026-02-25"
+    )
+    say(raw, openid_of[old["receiver_mobile"]], link(f"review/taobao_flagship/{old['tid']}/ask"))
+    move(raw, days=1)
+    answer = raw.top("taobao.traderates.get", fields="tid", rate_type="get", role="buyer", tid=old["tid"])
+    assert answer["total_results"] == 0
 
 
 def test_a_stranger_cannot_review_somebody_elses_order(raw: RawClient) -> None:
