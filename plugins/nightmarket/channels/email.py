@@ -32,6 +32,7 @@ from nightmarket.settings import ConfigError, Credentials
 
 MESSAGES_PER_CONNECTION = 100  # servers close a connection after some; a fresh one costs less than a lost answer
 MAX_CONNECTIONS = 16
+ONE_ADDRESS = re.compile(r"[^@\s,;:<>\"()\[\]\\]+@[^@\s,;:<>\"()\[\]\\]+")
 
 
 class Email(Channel):
@@ -59,6 +60,8 @@ class Email(Channel):
                 client.close()
 
     async def send(self, call: Call) -> Outcome:
+        if not ONE_ADDRESS.fullmatch(call.addresses[0]):
+            return Outcome("refused", code="address", message="not one mail address", suppress="invalid address")
         async with self._slots:
             client: SMTP | None = None
             used = 0
