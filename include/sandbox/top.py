@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5
 from typing import Any
-from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 import orjson
@@ -115,17 +114,11 @@ class Top:
         self._calls: Counter[str] = Counter()  # of this second, by method
         self._banned_until: dict[str, float] = {}
 
-    def params(self, request: Request) -> dict[str, str]:
-        params = dict(request.query)
-        if request.method == "POST":
-            params |= dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
-        return params
-
     def method(self, request: Request) -> str:
-        return self.params(request).get("method", "")
+        return request.form.get("method", "")
 
     def answer(self, request: Request, fault: Fault | None) -> Answer:
-        params = self.params(request)
+        params = request.form
         number = self.world.chance.bits("request", time.monotonic_ns())
         request_id = f"{number:016x}"[:13]
         try:

@@ -21,6 +21,12 @@ class Request:
     def query(self) -> dict[str, str]:
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
+    @cached_property
+    def form(self) -> dict[str, str]:
+        """Query and form body together, the body winning."""
+        body = self.body.decode("utf-8", "replace") if self.method == "POST" else ""
+        return self.query | dict(parse_qsl(body, keep_blank_values=True))
+
     def json(self) -> Any:
         """The JSON body; raises ValueError."""
         return orjson.loads(self.body)
