@@ -11,7 +11,6 @@ from nightmarket import settings as settings_module
 from nightmarket.warehouse import Row, connect
 
 
-
 @pytest.fixture(scope="session")
 def sql_database(pg: Any) -> Iterator[str]:
     """A migrated database that stays empty: every test rolls back what it wrote. Yields its DSN (the loading role's)."""

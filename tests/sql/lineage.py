@@ -50,9 +50,9 @@ def parameters_of(path: Path) -> frozenset[str]:
 
 
 def _parse(statement: str, path: Path) -> exp.Expression:
-    # what sqlglot does not read: bound parameters, doubled percents, ON COMMIT DROP
+    # what sqlglot does not read: bound parameters, doubled percents, ON COMMIT DROP, OVERRIDING SYSTEM VALUE
     text = re.sub(r"%\(\w+\)s", "NULL", statement).replace("%%", "%")
-    text = re.sub(r"\bON COMMIT DROP\b", "", text)
+    text = re.sub(r"\bON COMMIT DROP\b|\bOVERRIDING SYSTEM VALUE\b", "", text)
     try:
         tree = sqlglot.parse_one(text, dialect="postgres")
     except sqlglot.errors.ParseError:

@@ -3,7 +3,7 @@
 -- Params: business_date (date).
 -- Reads: raw.heads, raw.records, raw.batches, raw.mappings, raw.rejects, core.orders
 -- Looks at what was loaded in the week before the business date and since (a first load is looked at as a whole). Left out:
--- records that were refused with a reason, and those that wait for the mapping (nothing_left_to_map.sql sees those).
+-- records that were refused with a reason, and those that wait for the mapping (the check nothing_left_to_map sees them).
 WITH
 received AS (
     SELECT
@@ -32,15 +32,12 @@ received AS (
         )
 ),
 priced AS (
-    SELECT
-        t.source_id,
-        t.order_id,
-        t.modified_at,
-        t.is_paid,
-        sum(raw.to_amount(l.line ->> 'price') * raw.to_amount(l.line ->> 'num')) AS goods_amount
+    SELECT t.source_id, t.order_id, t.modified_at, t.is_paid, l.goods_amount
     FROM received AS t
-    CROSS JOIN LATERAL jsonb_array_elements(t.payload #> '{orders,order}') AS l (line)
-    GROUP BY t.source_id, t.order_id, t.modified_at, t.is_paid
+    CROSS JOIN LATERAL ( -- summed inside: a row per line would unpack the whole payload again for every line
+        SELECT sum(raw.to_amount(e.line ->> 'price') * raw.to_amount(e.line ->> 'num')) AS goods_amount
+        FROM jsonb_array_elements(t.payload #> '{orders,order}') AS e (line)
+    ) AS l
 ),
 compared AS (
     SELECT
