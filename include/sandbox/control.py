@@ -28,6 +28,7 @@ class Control:
             ("GET", "/counters"): lambda _: self.world.counters.as_dict(),
             ("GET", "/messages"): lambda _: {"messages": self.world.counters.listing()},
             ("GET", "/truth"): lambda _: truth(self.world),
+            ("GET", "/people"): lambda _: {"people": people(self.world)},
             ("POST", "/reset"): self.reset,
         }
 
@@ -84,6 +85,14 @@ class Control:
         self.on_reset()
         self.world.settle()
         return self.clock()
+
+
+def people(world: World) -> list[dict[str, Any]]:
+    """Everybody's clear values, all of them invented: what a test looks for where none may stand."""
+    return [
+        {"name": person.name, "phone": person.phone, "email": person.email, "openid": person.openid}
+        for person in world.people
+    ]
 
 
 def truth(world: World) -> dict[str, Any]:

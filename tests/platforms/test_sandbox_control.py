@@ -19,7 +19,7 @@ import pytest
 import requests
 from sandbox_client import RawClient
 
-from conftest import start_sandbox
+from conftest import Sandbox, start_sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "include"))
@@ -322,3 +322,10 @@ def _same(one: RawClient, other: RawClient) -> bool:
     for truth in (mine, theirs):
         del truth["now"]
     return mine == theirs
+
+
+def test_people_lists_everybody_with_the_values_a_leak_scan_needs(sandbox: Sandbox) -> None:
+    people = sandbox.control("GET", "/people")["people"]
+    assert len(people) >= 150
+    assert all(person["phone"].startswith("100") and len(person["phone"]) == 11 for person in people)
+    assert any(person["email"] and person["email"].endswith(".test") for person in people)

@@ -100,7 +100,8 @@ def sandbox(port: int = 8180, smtp_port: int = 8125) -> None:
     folder = ROOT / "var" / "sandbox"
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--smtp-port", str(smtp_port)]
-    command += ["--access-file", str(folder / "access.json")]
+    # official clients stamp their requests with the machine's time, so the platforms must live in it too
+    command += ["--access-file", str(folder / "access.json"), "--now", "machine"]
     console.print(
         f"platforms on http://127.0.0.1:{port}, keys in var/sandbox/access.json; Ctrl-C stops them", highlight=False
     )
