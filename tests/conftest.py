@@ -58,9 +58,13 @@ class TestServer:
 
 
 @pytest.fixture(scope="session")
-def pg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
-    """An embedded PostgreSQL 18 with a migrated template database; durability off, because nothing here is kept."""
-    folder = tmp_path_factory.mktemp("pg")
+def pg() -> Iterator[TestServer]:
+    """An embedded PostgreSQL 18 with a migrated template database; durability off, because nothing here is kept.
+
+    Not below pytest's own folder: a second pytest that starts as root takes that folder's rights away from the user
+    the server runs as, and the server dies.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="nightmarket-pg-"))
     server = Server(folder / "data", free_port(), new_password())
     server.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB"})
     try:
@@ -73,6 +77,7 @@ def pg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
         yield TestServer(server, password)
     finally:
         server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ HOSTILE = "<script>alert('x')</script>"
 MEMBERS = 400
 CONFIGS = {
     "winback_gold": {"campaign": {"title": {"zh": "唤回金卡会员", "en": "Win back gold members"}}},
-    "followup_reviews": {"journey": {"title": {"zh": "评价跟进", "en": "Review follow-up"}}},
+    "followup_reviews": {
+        "campaign": {"journey": "followup_reviews", "title": {"zh": "评价跟进", "en": "Review follow-up"}}
+    },
 }
 
 _ZONE = ZoneInfo("Asia/Shanghai")
@@ -172,7 +174,7 @@ def seed_campaign(connection: psycopg.Connection[Any]) -> None:
     run(
         "INSERT INTO push.messages (message_key, run_id, member_id, step, channel, account, purpose, address, template, language,"
         " variables, coupon_request, state, not_before, expires_at, last_error, queued_at, accepted_at, updated_at)"
-        " SELECT 'winback_gold/2026-03-12/' || n || '/offer', %(run)s, n, 'offer', CASE WHEN n <= 100 THEN 'wechat_mass' ELSE 'email' END,"
+        " SELECT 'winback_gold/2026-03-12/' || n || '/send', %(run)s, n, 'send', CASE WHEN n <= 100 THEN 'wechat_mass' ELSE 'email' END,"
         " 'acc', 'marketing', 'o-secret-address-' || n, 'winback', 'zh', '{}', 'k' || n,"
         " CASE WHEN n <= 96 THEN 'delivered' WHEN n <= 98 THEN 'unknown' WHEN n <= 101 THEN 'failed' ELSE 'accepted' END,"
         " %(at)s, %(at)s + interval '2 days', CASE WHEN n BETWEEN 97 AND 98 THEN 'no answer within 10 s'"
@@ -188,9 +190,15 @@ def seed_campaign(connection: psycopg.Connection[Any]) -> None:
         {"run": JOURNEY_ID, "at": night},
     )
     run(
+        "INSERT INTO push.audiences (run_id, member_id, state, reason, arm, channel)"
+        " SELECT %s, n, CASE WHEN n <= 41 THEN 'targeted' ELSE 'excluded' END, CASE WHEN n > 41 THEN 'no_address' END,"
+        " CASE WHEN n <= 41 THEN 'treatment' END, CASE WHEN n <= 41 THEN 'wechat_service' END FROM generate_series(1, 50) AS n",
+        (JOURNEY_ID,),
+    )
+    run(
         "INSERT INTO core.exposures (run_id, member_id, step, campaign, arm, variant, channel, purpose, cost_amount, as_of,"
         " exposed_at, attribution_until)"
-        " SELECT run_id, member_id, 'offer', 'winback_gold', arm, variant, channel, 'marketing', 0, %s, %s, %s"
+        " SELECT run_id, member_id, 'send', 'winback_gold', arm, variant, channel, 'marketing', 0, %s, %s, %s"
         " FROM push.audiences WHERE run_id = %s AND state <> 'excluded'",
         (DAY_ONE, morning, morning + timedelta(days=7), RUN_ID),
     )

@@ -32,11 +32,12 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         raise ValueError("a night report needs at least one business date")
     last = days[-1]
     nights = [read_night(read, day) for day in days]
-    runs = read_runs(read, days[0], last)
+    runs, journeys = read_runs(read, days[0], last)
     return {
         "business_dates": days,
         "nights": nights,
         "runs": runs,
+        "journeys": journeys,
         "notices": notices(nights[-1], runs, read_pauses(read, dates.now())),
         "shop_trend": read.rows("shop_trend", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
@@ -86,8 +87,9 @@ def headline(data: dict[str, Any]) -> dict[str, Any]:
             taken = sum(stock["coupon_count"] for stock in run["coupons"])
             figures[f"{name}: coupons, redeemed"] = f"{taken:,}, {redeemed:,}"
         if result := run["result"]:
-            low, high = words.points(result["uplift_low_rate"]), words.points(result["uplift_high_rate"])
-            figures[f"{name}: uplift, points"] = f"{words.points(result['uplift_rate'])} ({low} to {high})"
+            if result["verdict"] != "not enough data":
+                low, high = words.points(result["uplift_low_rate"]), words.points(result["uplift_high_rate"])
+                figures[f"{name}: uplift, points"] = f"{words.points(result['uplift_rate'])} ({low} to {high})"
             figures[f"{name}: verdict"] = result["verdict"]
     return figures
 
@@ -119,6 +121,7 @@ def render(read: Reader, business_dates: Sequence[date]) -> str:
             **data,
             last=data["nights"][-1],
             trends=charts.trends(data["shop_trend"], data["business_dates"]),
+            moves=_moves(data["nights"]),
             message_tables=[_message_table(night["messages"]) for night in data["nights"]],
             review_chart=charts.reviews(data["reviews_trend"]),
             uplift_charts={run["run_id"]: charts.uplift(run["run_id"], run["result"]) for run in data["runs"]},
@@ -140,6 +143,17 @@ def _environment() -> Environment:
     environment.filters |= words.FILTERS
     environment.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
     return environment
+
+
+def _moves(nights: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per move between two tiers, with a count per night; first tiers are not moves."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for index, night in enumerate(nights):
+        for row in night["tier_moves"]:
+            if row["direction"] != "first":
+                line = lines.setdefault((row["previous_tier"], row["tier"]), {**row, "counts": [0] * len(nights)})
+                line["counts"][index] = row["member_count"]
+    return sorted(lines.values(), key=lambda line: str(line["direction"]), reverse=True)
 
 
 def _message_table(rows: list[dict[str, Any]]) -> dict[str, Any]:

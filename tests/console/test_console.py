@@ -97,7 +97,7 @@ def test_a_run_shows_partition_funnel_and_verdict(nights: psycopg.Connection[Any
     ("member", "expected"),
     [
         ("220", "excluded: no consent"),
-        (" 97 ", "offer: unknown"),
+        (" 97 ", "message: unknown"),
         ("140", "held out"),
         ("399", "is not in this run&#39;s segment"),
         ("9" * 18, "is not in this run&#39;s segment"),

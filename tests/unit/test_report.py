@@ -113,6 +113,7 @@ def test_summary_says_what_the_report_says(nights: Any) -> None:
         "core": (1, 1, 0), "mart": (0, 0, 1),
     }  # fmt: skip
     assert [run["mode"] for run in result["runs"]] == ["live", "dry_run"]  # the journey is not a campaign
+    assert [(run["run_id"], run["segment_count"]) for run in result["journeys"]] == [(world.JOURNEY_ID, 50)]
     live = result["runs"][0]
     assert sum(row["member_count"] for row in live["partition"]) == live["segment_count"] == 240
     (stock,) = live["coupons"]
@@ -187,6 +188,17 @@ def test_the_campaign_is_still_shown_while_its_window_is_open(nights: Any) -> No
     assert [run["run_id"] for run in summary([world.DAY_TWO])["runs"]] == [world.RUN_ID]
     later = world.DAY_TWO + timedelta(days=30)
     assert summary([later])["runs"] == []
+
+
+def test_too_few_people_give_no_difference(nights: Any, tmp_path: Path) -> None:
+    nights.execute("UPDATE mart.campaign_results SET verdict = 'not enough data'")
+    html = written(tmp_path, BOTH)
+    assert "There is not enough data to say." in html
+    assert "29 of 130 treated members bought, 3 of 30 held out." in html
+    assert "+12.3" not in html
+    assert "3,901.73" not in html
+    assert html.count("<svg") == 2
+    assert "winback_gold@2026-03-12: uplift, points" not in summary(BOTH)["headline"]
 
 
 def test_many_nights_and_repeated_days(nights: Any, tmp_path: Path) -> None:

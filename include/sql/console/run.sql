@@ -3,9 +3,9 @@
 SELECT
     r.run_id,
     r.campaign,
-    coalesce(r.config #>> '{campaign,title,zh}', r.config #>> '{journey,title,zh}', r.campaign) AS title_zh,
-    coalesce(r.config #>> '{campaign,title,en}', r.config #>> '{journey,title,en}', r.campaign) AS title_en,
-    CASE WHEN r.config ? 'journey' THEN 'journey' ELSE 'campaign' END AS kind,
+    coalesce(r.config #>> '{campaign,title,zh}', r.campaign) AS title_zh,
+    coalesce(r.config #>> '{campaign,title,en}', r.campaign) AS title_en,
+    CASE WHEN r.config -> 'campaign' ? 'journey' THEN 'journey' ELSE 'campaign' END AS kind,
     r.mode, r.as_of, r.as_of_at, r.state, r.needs_approval, r.approved_by, r.approved_at,
     r.decision_reason, r.size_limit, r.created_by, r.created_at, r.expires_at, r.finished_at, r.audience_checksum,
     r.content_hash, r.config_hash,

@@ -200,7 +200,7 @@ def _member_id(text: str) -> int | None:
 
 
 def _overview(read: Reader, day: date) -> dict[str, Any]:
-    night, runs = read_night(read, day), read_runs(read, day, day)
+    night, (runs, _) = read_night(read, day), read_runs(read, day, day)
     rows = read.rows("shop_trend", first_day=day - timedelta(days=TREND_DAYS - 1), last_day=day)
     return {
         "night": night,

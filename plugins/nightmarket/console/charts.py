@@ -133,8 +133,10 @@ def reviews(rows: Sequence[Row]) -> Markup | None:
 
 
 def uplift(name: str, result: Row | None) -> Markup | None:
-    """A row of run_result.sql: the difference in percentage points with its interval, against zero; None without one."""
-    if not result or None in (result["uplift_rate"], result["uplift_low_rate"], result["uplift_high_rate"]):
+    """A row of run_result.sql: the difference in percentage points with its interval, against zero; None when there is none to show."""
+    if not result or result["verdict"] == "not enough data":
+        return None
+    if None in (result["uplift_rate"], result["uplift_low_rate"], result["uplift_high_rate"]):
         return None
     low, middle, high = (float(result[f"uplift_{part}rate"]) * 100 for part in ("low_", "", "high_"))
     colour = GOOD if low > 0 else BAD if high < 0 else MUTED

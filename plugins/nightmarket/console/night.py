@@ -46,10 +46,12 @@ def read_night(read: Reader, business_date: date) -> dict[str, Any]:
     }
 
 
-def read_runs(read: Reader, first: date, last: date) -> list[dict[str, Any]]:
-    """The campaigns' runs of these nights, newest first, each with partition, funnel, result and coupons."""
+def read_runs(read: Reader, first: date, last: date) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(campaigns, journeys): the runs of these nights, newest first, each with partition, funnel, result and coupons."""
     rows = read.rows("runs", first_day=first, last_day=last, limit_rows=MAX_RUNS)
-    return [run | read_run_parts(read, run["run_id"]) for run in rows if run["kind"] == "campaign"]
+    runs = [run | read_run_parts(read, run["run_id"]) for run in rows]
+    campaigns, journeys = ([run for run in runs if run["kind"] == kind] for kind in ("campaign", "journey"))
+    return campaigns, journeys
 
 
 def read_run_parts(read: Reader, run_id: str) -> dict[str, Any]:

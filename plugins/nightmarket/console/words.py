@@ -76,7 +76,7 @@ CHANNELS = {
 STEPS = {
     "ask": Text("邀请评价", "ask"),
     "remind": Text("提醒一次", "remind"),
-    "offer": Text("优惠", "offer"),
+    "send": Text("活动消息", "message"),
 }
 GATES = {
     "core": Text("基础层", "core"),
