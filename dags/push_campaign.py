@@ -73,7 +73,7 @@ def build_audience(request: dict[str, Any], **context: Any) -> str:
     )
 
 
-@task
+@task(show_return_value_in_logs=False)
 def dry_run_report(campaign_run: str) -> dict[str, Any]:
     """What would happen: sizes, reasons, arms, cost, coupons, masked samples. The whole report stands in this log."""
     from nightmarket.campaigns import results

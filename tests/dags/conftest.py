@@ -1,6 +1,5 @@
 """The DAGs as the dag-processor sees them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def airflow_database() -> None:
 
 
 @pytest.fixture(scope="session")
-def bag() -> Iterator[Any]:
+def bag() -> Any:
     """All DAGs, parsed once, with every way out of the process closed: parsing reads files and nothing else."""
     import socket
 
@@ -40,4 +39,4 @@ def bag() -> Iterator[Any]:
         patch.setattr(socket.socket, "connect", closed)
         patch.setattr(Variable, "get", closed)
         patch.setattr(Connection, "get", closed)
-        yield DagBag(DAGS, bundle_name="dags-folder")
+        return DagBag(DAGS, bundle_name="dags-folder")

@@ -66,9 +66,7 @@ def test_every_task_has_owner_retries_limit_and_alert(bag: Any) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_is_wiring_with_an_explicit_schedule(path: Path) -> None:
     text = path.read_text()
-    assert 40 <= len(text.splitlines()) <= 150, (
-        "a DAG file is wiring: 40 to 150 lines; move code into plugins/nightmarket"
-    )
+    assert len(text.splitlines()) <= 150, "a DAG file is wiring; move code into plugins/nightmarket"
     calls = [
         node
         for node in ast.walk(ast.parse(text))
@@ -95,11 +93,9 @@ def test_parsing_loads_no_library_that_only_tasks_need() -> None:
 
 def test_a_task_process_builds_only_its_own_extract_dag() -> None:
     from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions._internal.dag_parsing_context import (
-        _airflow_parsing_context_manager,
-    )  # as a worker does
+    from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager as as_a_worker
 
-    with _airflow_parsing_context_manager(dag_id="extract_own_pages", task_id="land_events"):
+    with as_a_worker(dag_id="extract_own_pages", task_id="land_events"):
         bag = DagBag(DAGS / "extract_sources.py", bundle_name="dags-folder")
     assert set(bag.dags) == {"extract_own_pages"}
 
