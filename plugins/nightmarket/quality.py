@@ -54,6 +54,10 @@ class Check(StrictModel):
         """A query of one row: is_passed (boolean), observed (text)."""
         raise NotImplementedError
 
+    def parameters(self) -> dict[str, Any]:
+        """Bound parameters of the query, beside business_date."""
+        return {}
+
     def _rows(self, extra: str = "TRUE") -> sql.Composed:
         return sql.SQL("({}) AND ({})").format(sql.SQL(self.where or "TRUE"), sql.SQL(extra))  # type: ignore[arg-type]
 
@@ -109,9 +113,11 @@ class AcceptedValues(Check):
         return f"accepted_values {self.column}{self._suffix()}"
 
     def query(self, table: sql.Composable) -> sql.Composed:
-        values = sql.SQL(", ").join(sql.Literal(str(value)) for value in self.values)
-        other = sql.SQL("{} AND {}::text NOT IN ({})").format(self._rows(), sql.Identifier(self.column), values)
-        return self._no_rows(table, other)
+        other = sql.SQL("{} AND {}::text <> ALL(%(values)s::text[])")
+        return self._no_rows(table, other.format(self._rows(), sql.Identifier(self.column)))
+
+    def parameters(self) -> dict[str, Any]:
+        return {"values": [str(value) for value in self.values]}
 
 
 class Expression(Check):
@@ -333,8 +339,8 @@ def run_gate(gate: str, business_date: date | str, run_id: str) -> GateReport:
 def _table_check(connection: psycopg.Connection[Row], doc: TableDoc, check: AnyCheck, day: date) -> CheckResult:
     query = check.query(sql.Identifier(*doc.table.split(".")))
     try:
-        row = connection.execute(query, {"business_date": day}).fetchone()
-    except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.DataError) as error:
+        row = connection.execute(query, {"business_date": day, **check.parameters()}).fetchone()
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
         raise ConfigError(_cannot_run(f"{doc.table}: check {check.name!r}", error)) from None
     return _result(doc.table, check.name, check.severity, row or {}, f"{doc.table}: {check.name}")
 
@@ -342,7 +348,7 @@ def _table_check(connection: psycopg.Connection[Row], doc: TableDoc, check: AnyC
 def _sql_check(connection: psycopg.Connection[Row], check: SqlCheck, day: date) -> CheckResult:
     try:
         rows = run_sql(connection, check.file, {"business_date": day})
-    except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.DataError) as error:
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
         raise ConfigError(_cannot_run(f"include/sql/{check.file}", error)) from None
     if len(rows) != 1 or set(rows[0]) != {"is_passed", "observed"}:
         raise ConfigError(f"include/sql/{check.file}: a check gives one row of is_passed and observed.")
