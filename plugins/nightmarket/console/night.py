@@ -47,10 +47,14 @@ def read_night(read: Reader, business_date: date) -> dict[str, Any]:
 
 
 def read_runs(read: Reader, first: date, last: date) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(campaigns, journeys): the runs of these nights, newest first, each with partition, funnel, result and coupons."""
+    """(campaigns, journeys): the runs of these nights, newest first; journeys with their partition only."""
     rows = read.rows("runs", first_day=first, last_day=last, limit_rows=MAX_RUNS)
-    runs = [run | read_run_parts(read, run["run_id"]) for run in rows]
-    campaigns, journeys = ([run for run in runs if run["kind"] == kind] for kind in ("campaign", "journey"))
+    campaigns = [run | read_run_parts(read, run["run_id"]) for run in rows if run["kind"] == "campaign"]
+    journeys = [
+        run | {"partition": read.rows("run_partition", run_id=run["run_id"])}
+        for run in rows
+        if run["kind"] == "journey"
+    ]
     return campaigns, journeys
 
 
