@@ -31,6 +31,7 @@ from nightmarket.warehouse import Row, connect, copy_rows
 PLATFORMS: Mapping[str, Platform] = {module.NAME: module for module in (taobao, wechat_official, own_pages)}
 BATCH_BYTES = 8 * 1024 * 1024  # of JSON in one transaction: 20-50 pages; a larger batch is not faster, only bigger
 BATCH_RECORDS = 5_000
+ANALYZE_FROM = 5_000  # new versions in one run
 KNOWN_TOKENS = 200_000  # tokens this process knows to be in the vault
 REREAD_DAYS = 14  # windows with records without an id are read again for as long
 LOCK_SECONDS = 30
@@ -181,7 +182,7 @@ class LandingSummary:
 
 
 @dataclass
-class _Batch:
+class Batch:
     """Records that wait for their transaction."""
 
     rows: dict[str, tuple[bytes, bytes, str | None]] = field(default_factory=dict)  # key -> payload, hash, occurred at
@@ -227,7 +228,7 @@ def land(
         connect(autocommit=True, application_name="nightmarket-landing") as connection,
         _only_one(connection, config, stream),
     ):
-        loader = _Loader(connection, config, platform.STREAMS[stream], run_id, dry_run)
+        loader = Loader(connection, config, platform.STREAMS[stream], run_id, dry_run)
         plan = loader.plan(until, config.streams[stream])
         try:
             for piece in loader.stream.slices(client, plan):
@@ -238,6 +239,7 @@ def land(
             raise LandingError(f"{source_id} {stream}: {error.problem}.") from error
         finally:
             loader.summary.requests = transport.requests
+        loader.refresh_statistics()
         loader.summary.watermark = loader.watermark()
         return loader.summary
 
@@ -275,7 +277,7 @@ def _only_one(connection: psycopg.Connection[Row], config: SourceConfig, stream:
             connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
 
 
-class _Loader:
+class Loader:
     """Writes one stream of one source."""
 
     def __init__(
@@ -340,6 +342,11 @@ class _Loader:
         )
         return {row["record_key"] for row in rows}
 
+    def refresh_statistics(self) -> None:
+        """After a large load, tell the planner at once: the mapping that follows would plan for empty tables."""
+        if self.summary.changed >= ANALYZE_FROM and not self.dry_run:
+            self.connection.execute("ANALYZE raw.batches, raw.records, raw.heads")
+
     def watermark(self) -> str | None:
         instant = self._cursors().get("")
         return instant.astimezone(get_settings().zone).isoformat() if instant else None
@@ -348,7 +355,7 @@ class _Loader:
     def read(self, piece: Slice, limit: int | None) -> None:
         """All pages of a slice. Its cursors move with its last batch, so an unfinished slice is read again."""
         first_batch: int | None = None
-        batch = _Batch()
+        batch = Batch()
         for page in piece.pages():
             self._add(page, batch)
             self.summary.seen += len(page)
@@ -356,7 +363,7 @@ class _Loader:
             if batch.is_full() or limited:
                 written = self._write(piece, batch)  # every full batch, not only the first one
                 first_batch = first_batch or written
-                batch = _Batch()
+                batch = Batch()
             if limited:
                 raise _Limit
         self._write(piece, batch, first_batch=first_batch, is_last=True)
@@ -366,7 +373,7 @@ class _Loader:
         self.summary.first_window = self.summary.first_window or words
         self.summary.last_window = words
 
-    def _add(self, page: list[Record], batch: _Batch) -> None:
+    def _add(self, page: list[Record], batch: Batch) -> None:
         """Put what is new or different on a page into the batch, personal values replaced by tokens."""
         batch.seen += len(page)
         keyed: list[tuple[str, Record, bytes]] = []
@@ -391,14 +398,14 @@ class _Loader:
             )  # one version a batch: the last
             batch.bytes += len(payload)
 
-    def _tokenise(self, record: Record, batch: _Batch) -> bytes:
+    def _tokenise(self, record: Record, batch: Batch) -> bytes:
         self._tokenizer.tokenise(record, self.stream.personal, self.stream.free_text)
         batch.secrets |= self._tokenizer.secrets
         self._tokenizer.secrets.clear()
         # PostgreSQL's jsonb cannot hold the character NUL; nobody means it, so it is left out
         return orjson.dumps(record).replace(b"\\u0000", b"")
 
-    def _reject(self, record: Any, batch: _Batch) -> None:
+    def _reject(self, record: Any, batch: Batch) -> None:
         if isinstance(record, dict):
             missing = [name for name in self.stream.key if record.get(name) in (None, "")]
             reason = f"the record has no {' and no '.join(missing)}"
@@ -421,7 +428,7 @@ class _Loader:
         return {row["record_key"]: bytes(row["content_hash"]) for row in rows}
 
     # -- writing
-    def _write(self, piece: Slice, batch: _Batch, *, first_batch: int | None = None, is_last: bool = False) -> int:
+    def _write(self, piece: Slice, batch: Batch, *, first_batch: int | None = None, is_last: bool = False) -> int:
         """One transaction: batch, records, heads, rejects, vault; with `is_last` the cursors too. Returns the batch id."""
         self.summary.changed += len(batch.rows)
         self.summary.rejected += len(batch.rejects)
@@ -445,7 +452,7 @@ class _Loader:
         self._known_tokens.update(fresh)
         return batch_id
 
-    def _insert_batch(self, piece: Slice, batch: _Batch, now: datetime) -> int:
+    def _insert_batch(self, piece: Slice, batch: Batch, now: datetime) -> int:
         row = self.connection.execute(
             """
             INSERT INTO raw.batches (source_id, stream, part, run_id, window_start, window_end, seen_count,
@@ -467,7 +474,7 @@ class _Loader:
         assert row is not None
         return int(row["batch_id"])
 
-    def _insert_records(self, batch: _Batch, batch_id: int, now: datetime) -> None:
+    def _insert_records(self, batch: Batch, batch_id: int, now: datetime) -> None:
         columns = (
             "batch_id",
             "source_id",
@@ -500,7 +507,7 @@ class _Loader:
             (*self._names, batch_id, list(batch.rows), [digest for _, digest, _ in batch.rows.values()]),
         )
 
-    def _insert_rejects(self, batch: _Batch, batch_id: int, now: datetime) -> None:
+    def _insert_rejects(self, batch: Batch, batch_id: int, now: datetime) -> None:
         """The same broken record again is the same reject: it only learns where it was seen last."""
         for reason, payload in batch.rejects:
             self.connection.execute(
@@ -515,6 +522,7 @@ class _Loader:
 
     def _resolve_rejects(self, piece: Slice, first_batch: int, now: datetime) -> None:
         """Rejects of this stretch that a complete reading did not show any more have come in with their id."""
+        settled = piece.settles or piece.window
         self.connection.execute(
             """
             UPDATE raw.rejects AS j SET resolved_at = %s
@@ -523,7 +531,7 @@ class _Loader:
               AND j.batch_id = b.batch_id AND j.batch_id < %s AND b.part = %s
               AND (b.part = 'snapshot' OR (b.window_start >= %s AND b.window_end <= %s))
             """,
-            (now, *self._names, first_batch, piece.part, piece.window.start, piece.window.end),
+            (now, *self._names, first_batch, piece.part, settled.start, settled.end),
         )
 
     def _move_cursors(self, piece: Slice, now: datetime) -> None:

@@ -7,6 +7,7 @@ business decision, because a rerun must give the same rows.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def run_sql(connection: psycopg.Connection[Row], name: str, parameters: Mapping[
     return rows
 
 
+@lru_cache(maxsize=256)  # parsing takes longer than most of our statements
 def split_statements(text: str) -> list[str]:
     """Statements of an SQL text, split by sqlparse, which Airflow's SQL operators use too; comments-only pieces dropped."""
     import sqlparse

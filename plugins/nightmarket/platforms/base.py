@@ -253,13 +253,15 @@ class Slice:
     """A piece of a stream that is read completely or, after a failure, again.
 
     `part` says which list of the platform it comes from. `cursors` are the watermarks that hold once all its rows are in
-    raw (None removes one); they are written in the transaction that writes the last of them.
+    raw (None removes one); they are written in the transaction that writes the last of them. `settles` is the stretch whose
+    rejects are settled when they do not show again, where it is larger than the window.
     """
 
     part: str
     window: Window
     pages: Callable[[], Iterator[list[Record]]]
     cursors: Mapping[str, datetime | None] = field(default_factory=dict)
+    settles: Window | None = None
 
 
 class Client(Protocol):

@@ -245,35 +245,40 @@ def walk(
     name: Callable[[Record], str | None],
     **parameters: str | int | bool,
 ) -> Iterator[list[Record]]:
-    """All rows of one list, last page first, until as many different rows were seen as the platform counts.
+    """All rows of one list, last page first, until as many different rows were seen as the platform counts at the end.
 
     Rows without a name count as seen, so that a broken record is reported once and does not hold up the others.
     Raises PlatformDown when the list does not hold still over MAX_WALKS walks.
     """
     size = client.page_size(method, largest_page)
     seen: set[str] = set()
+    total = 0
     for _ in range(MAX_WALKS):
         first = client.call(method, 1, page_size=size, use_has_next=False, **parameters)
-        total = first.get("total_results")
-        if not isinstance(total, int):
-            raise BadPayload(NAME, method, "page 1 has no total_results")
-        nameless = 0
+        total, nameless = _total(method, first), 0
         for page in range(-(-total // size), 0, -1):
-            content = (
-                first if total <= size else client.call(method, page, page_size=size, use_has_next=True, **parameters)
-            )
+            content = first
+            if total > size:  # page 1 comes last and is counted again: did anything move in between?
+                content = client.call(method, page, page_size=size, use_has_next=page > 1, **parameters)
             found = rows(content)
             names = [name(row) for row in found]
             nameless += names.count(None)
             seen.update(n for n in names if n is not None)
             yield found
+            if page == 1:
+                total = _total(method, content)
         if len(seen) + nameless >= total:
             return
     raise PlatformDown(
-        NAME,
-        method,
-        f"the list kept changing: {len(seen)} different rows after {MAX_WALKS} walks, the platform counts {total}",
+        NAME, method, f"the list kept changing: {len(seen)} rows after {MAX_WALKS} walks, the platform counts {total}"
     )
+
+
+def _total(method: str, content: Record) -> int:
+    total = content.get("total_results")
+    if not isinstance(total, int):
+        raise BadPayload(NAME, method, "page 1 has no total_results")
+    return total
 
 
 def _trades(client: Client, method: str, largest: int, **parameters: str | int | bool) -> Iterator[list[Record]]:
@@ -341,7 +346,7 @@ def trade_slices(client: Client, plan: Plan) -> Iterator[Slice]:
     and "since", the moment it began, from which the increments read afterwards, so that no change made meanwhile is lost.
     """
     for part, window in plan.reread:
-        yield from _reread(client, part, window)
+        yield Slice(part, window, lambda p=part, w=window: _reread(client, p, w))  # type: ignore[misc]
     fresh = dates.now() - timedelta(days=STALE_DAYS)
     if plan.cursors.get("", fresh) <= fresh:
         yield from _first_load(client, plan, {} if plan.cursors.get("since", fresh) <= fresh else plan.cursors)
@@ -363,7 +368,9 @@ def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
             lambda w=window: _created(client, "taobao.trades.sold.history.get", 50, w),  # type: ignore[misc]
             {"created": window.end, "since": since},
         )
-    for window in dates.windows(max(start, now - timedelta(days=SOLD_DAYS)), plan.until, SOLD_WINDOW):
+    begun = marks.get("created", old) > old  # the second list goes on where it stopped, or begins before the border
+    first = start if begun else max(plan.until - plan.history, now - timedelta(days=SOLD_DAYS))
+    for window in dates.windows(first, plan.until, SOLD_WINDOW):
         done = {"": since, "created": None, "since": None}
         yield Slice(
             "created",
@@ -373,16 +380,16 @@ def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
         )
 
 
-def _reread(client: Client, part: str, window: Window) -> Iterator[Slice]:
-    """A window in which a record came without its id, once more, through the list that still serves it."""
+def _reread(client: Client, part: str, window: Window) -> Iterator[list[Record]]:
+    """A window that held unusable records, once more, through every list that may still serve it."""
     if part == "modified":
-        yield Slice(part, window, lambda: _modified(client, window))
+        yield from _modified(client, window)
         return
     now = dates.now()
     if window.start < now - timedelta(days=HISTORY_DAYS):
-        yield Slice(part, window, lambda: _created(client, "taobao.trades.sold.history.get", 50, window))
+        yield from _created(client, "taobao.trades.sold.history.get", 50, window)
     if window.end > now - timedelta(days=SOLD_DAYS):
-        yield Slice(part, window, lambda: _created(client, "taobao.trades.sold.get", 100, window))
+        yield from _created(client, "taobao.trades.sold.get", 100, window)
 
 
 def refund_slices(client: Client, plan: Plan) -> Iterator[Slice]:
@@ -413,13 +420,15 @@ def rate_slices(client: Client, plan: Plan) -> Iterator[Slice]:
     oldest = dates.now() - timedelta(days=RATE_DAYS) + timedelta(minutes=10)
     for part, window in plan.reread:
         if window.end > oldest:
-            yield from _rates(client, Window(max(window.start, oldest), window.end), part, {})
+            yield from _rates(client, Window(max(window.start, oldest), window.end), part, {}, settles=window)
     start = plan.cursors[""] - plan.overlap if "" in plan.cursors else plan.until - plan.history
     for window in dates.windows(max(start, oldest), plan.until, plan.window):
         yield from _rates(client, window, "created", {"": window.end})
 
 
-def _rates(client: Client, window: Window, part: str, cursors: Mapping[str, datetime | None]) -> Iterator[Slice]:
+def _rates(
+    client: Client, window: Window, part: str, cursors: Mapping[str, datetime | None], settles: Window | None = None
+) -> Iterator[Slice]:
     """The window, or its halves when it holds more reviews than the platform shows."""
     method = "taobao.traderates.get"
     arguments: dict[str, str] = {
@@ -454,6 +463,7 @@ def _rates(client: Client, window: Window, part: str, cursors: Mapping[str, date
             **arguments,
         ),
         cursors,
+        settles,
     )
 
 

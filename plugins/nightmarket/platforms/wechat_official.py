@@ -233,9 +233,8 @@ def follower_slices(client: Client, plan: Plan) -> Iterator[Slice]:
         for start in range(0, len(left), PROFILE_PAGE):
             yield profiles(client, left[start : start + PROFILE_PAGE])
 
-    start = plan.cursors.get("", plan.until - plan.history)
-    if start < plan.until:
-        yield Slice("snapshot", Window(start, plan.until), pages, {"": plan.until})
+    start = min(plan.cursors.get("", plan.until - plan.history), plan.until - timedelta(seconds=1))
+    yield Slice("snapshot", Window(start, plan.until), pages, {"": plan.until})
 
 
 def _subscribed_at(record: Record) -> datetime | None:

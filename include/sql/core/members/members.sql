@@ -5,6 +5,8 @@
 -- Rerun: safe; solves only groups that new evidence touches, and a full rebuild gives the same groups.
 -- Guard: a value that more than 10 identities of one other kind share (a courier's phone) links nothing; a group that such a
 -- value had held together is taken apart again (docs/decisions/0014-members.md).
+SELECT pg_advisory_xact_lock(hashtextextended('core.members', 0));  -- one after the other
+
 DROP TABLE IF EXISTS pg_temp.valid_links;
 CREATE TEMPORARY TABLE valid_links ON COMMIT DROP AS
 WITH

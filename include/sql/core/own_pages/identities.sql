@@ -4,6 +4,9 @@
 -- Reads: raw.records, raw.batches, raw.mappings, core.identities
 -- Rerun: safe; maps records newer than the mark in raw.mappings and moves it. Events that nobody can read go to raw.rejects
 -- here, once for all the tables that are made from them.
+-- Two sources that meet the same new people at the same time would wait for each other for ever: one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('core.identities', 0));
+
 INSERT INTO raw.mappings (source_id, stream, target) VALUES (%(source_id)s::text, 'events', 'core.identities')
 ON CONFLICT (source_id, stream, target) DO NOTHING;
 
@@ -17,7 +20,14 @@ FOR UPDATE OF m;
 
 DROP TABLE IF EXISTS pg_temp.new_events;
 CREATE TEMPORARY TABLE new_events ON COMMIT DROP AS
-WITH typed AS (
+WITH
+records AS MATERIALIZED (
+    SELECT r.record_id, r.batch_id, r.record_key, r.payload
+    FROM mapping_range AS g
+    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
+    WHERE r.source_id = %(source_id)s::text AND r.stream = 'events'
+),
+typed AS (
     SELECT
         r.record_id, r.batch_id, r.record_key AS event_id, r.payload,
         r.payload ->> 'kind' AS kind,
@@ -28,9 +38,7 @@ WITH typed AS (
         CASE WHEN r.payload #>> '{data,email}' LIKE 'email:%%' THEN r.payload #>> '{data,email}' END AS email,
         CASE WHEN r.payload #>> '{data,name}' LIKE 'name:%%' THEN r.payload #>> '{data,name}' END AS name,
         CASE WHEN r.payload #>> '{data,language}' IN ('zh', 'en') THEN r.payload #>> '{data,language}' END AS language
-    FROM mapping_range AS g
-    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
-    WHERE r.source_id = %(source_id)s::text AND r.stream = 'events'
+    FROM records AS r
 )
 SELECT
     t.*,

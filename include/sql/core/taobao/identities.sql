@@ -2,6 +2,9 @@
 -- Grain: one identity per open uid and per receiver's phone token; one link per pair; one profile per buyer.
 -- Params: source_id (text), as_of_at (timestamptz).   Reads: raw.records, raw.batches, raw.mappings, core.identities
 -- Rerun: safe; maps records newer than the mark in raw.mappings and moves it. Deleting the mark maps everything again.
+-- Two sources that meet the same new people at the same time would wait for each other for ever: one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('core.identities', 0));
+
 INSERT INTO raw.mappings (source_id, stream, target)
 VALUES (%(source_id)s::text, 'trades', 'core.identities'), (%(source_id)s::text, 'refunds', 'core.identities')
 ON CONFLICT (source_id, stream, target) DO NOTHING;

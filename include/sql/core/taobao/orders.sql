@@ -26,7 +26,7 @@ statuses (status_original, status) AS (
     ('TRADE_CLOSED', 'refunded'),               -- paid, then refunded in full
     ('TRADE_CLOSED_BY_TAOBAO', 'cancelled')     -- closed before it was paid
 ),
-records AS (
+records AS MATERIALIZED (  -- the range first, then the costly look into the payload
     SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload,
            CASE WHEN jsonb_typeof(r.payload #> '{orders,order}') = 'array' THEN r.payload #> '{orders,order}' ELSE '[]' END AS lines
     FROM mapping_range AS g

@@ -23,6 +23,12 @@ statuses (status_original, status) AS (
     ('WAIT_SELLER_CONFIRM_GOODS', 'returning'), ('WAIT_BUYER_CONFIRM_EXCHANGE_SELLER_SEND_GOODS', 'returning'),
     ('SELLER_REFUSE_BUYER', 'refused'), ('CLOSED', 'closed'), ('SUCCESS', 'settled')
 ),
+records AS MATERIALIZED (  -- the range first, then the costly look into the payload
+    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
+    FROM mapping_range AS g
+    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
+    WHERE r.source_id = %(source_id)s::text AND r.stream = 'refunds'
+),
 typed AS (
     SELECT
         r.record_id, r.batch_id, r.record_key AS refund_id, r.observed_at, r.payload,
@@ -33,14 +39,12 @@ typed AS (
         raw.to_instant(p.created, '+08') AS created_at,
         raw.to_instant(p.modified, '+08') AS modified_at,
         raw.to_instant(p.end_time, '+08') AS ended_at
-    FROM mapping_range AS g
-    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
+    FROM records AS r
     CROSS JOIN LATERAL jsonb_to_record(r.payload) AS p (
         tid text, oid text, status text, dispute_type text, reason text, num text, refund_fee text, created text, modified text,
         end_time text, buyer_open_uid text
     )
     LEFT JOIN statuses AS t ON p.status = t.status_original
-    WHERE r.source_id = %(source_id)s::text AND r.stream = 'refunds'
 )
 SELECT
     t.*,

@@ -16,18 +16,23 @@ FOR UPDATE OF m;
 
 DROP TABLE IF EXISTS pg_temp.new_reviews;
 CREATE TEMPORARY TABLE new_reviews ON COMMIT DROP AS
-WITH typed AS (
+WITH
+records AS MATERIALIZED (  -- the range first, then the costly look into the payload
+    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
+    FROM mapping_range AS g
+    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
+    WHERE r.source_id = %(source_id)s::text AND r.stream = 'rates'
+),
+typed AS (
     SELECT
         r.record_id, r.batch_id, r.record_key AS review_id, r.payload,
         p.tid, p.oid, p.num_iid, p.result, nullif(p.content, '') AS content, nullif(p.reply, '') AS reply,
         CASE p.result WHEN 'good' THEN 5 WHEN 'neutral' THEN 3 WHEN 'bad' THEN 1 END AS rating,
         raw.to_instant(p.created, '+08') AS created_at
-    FROM mapping_range AS g
-    JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
+    FROM records AS r
     CROSS JOIN LATERAL jsonb_to_record(r.payload) AS p (
         tid text, oid text, num_iid text, result text, content text, reply text, created text
     )
-    WHERE r.source_id = %(source_id)s::text AND r.stream = 'rates'
 )
 SELECT
     t.*,
