@@ -60,17 +60,15 @@ def summary(business_dates: Sequence[date]) -> dict[str, Any]:
 
 
 def headline(data: dict[str, Any]) -> dict[str, Any]:
-    """The handful of figures a person asks for first: state at the end of the last night, what the nights sent."""
-    last = data["nights"][-1]
-    shop = last["totals_shop"][0] if last["totals_shop"] else {}
-    figures: dict[str, Any] = {
-        "business dates": ", ".join(day.isoformat() for day in data["business_dates"]),
-        "buyers": shop.get("buyer_count", 0),
-        "paid orders": shop.get("paid_order_count", 0),
-        "paid line value before refunds": words.money(shop.get("gross_amount", 0), shop.get("currency_code", "CNY")),
-        "members": last["totals_people"]["member_count"],
-    }
+    """The handful of figures a person asks for first: where the house stood after each night, what was sent."""
+    figures: dict[str, Any] = {"business dates": ", ".join(day.isoformat() for day in data["business_dates"])}
     for night in data["nights"]:
+        for shop in night["totals_shop"]:
+            amount = words.money(shop["gross_amount"], shop["currency_code"])
+            figures[f"{night['business_date']}: buyers, paid orders, paid line value to date"] = (
+                f"{shop['buyer_count']:,}, {shop['paid_order_count']:,}, {amount}"
+            )
+        figures[f"{night['business_date']}: members"] = night["totals_people"]["member_count"]
         changed = sum(row["changed_count"] for row in night["arrivals"])
         rejected = sum(row["rejected_count"] for row in night["arrivals"])
         sent = sum(row["message_count"] for row in night["messages"] if row["state"] in ("accepted", "delivered"))
