@@ -93,7 +93,7 @@ def test_the_campaign_reached_everybody_once_and_the_held_out_never(told: tuple[
     held_out_but_messaged = "SELECT count(*) FROM push.messages m JOIN push.audiences a USING (run_id, member_id) WHERE a.state <> 'targeted'"
     assert one(held_out_but_messaged) == 0
     counters = told[0].control("/counters")
-    assert counters["max_messages_per_receiver_and_key"] == 1
+    assert counters["messages"]["max_per_receiver_and_key"] == 1
 
 
 def test_the_uplift_was_measured(told: tuple[Stack, dict[str, Any]]) -> None:
@@ -125,7 +125,7 @@ def test_a_second_night_and_campaign_double_nothing(told: tuple[Stack, dict[str,
     assert one(dry_run) > 0
     after["push.audiences"] = before["push.audiences"]  # the second dry run has an audience of its own
     assert after == before
-    assert sent_after["messages_accepted"] == sent_before["messages_accepted"]
+    assert sent_after["messages"]["total"] == sent_before["messages"]["total"]
 
 
 def test_no_clear_personal_value_stands_outside_the_vault(told: tuple[Stack, dict[str, Any]]) -> None:

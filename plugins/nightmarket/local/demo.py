@@ -132,8 +132,18 @@ class Demo:
         from nightmarket.report import summary, write_night_report
 
         result = summary(business_dates)
-        result["sandbox_truth"] = self.stack.control("/truth")
-        result["sandbox_counters"] = self.stack.control("/counters")
+        truth, counters = self.stack.control("/truth"), self.stack.control("/counters")
+        # whom it treated and to whom it delivered are people, and stay in the sandbox
+        truth["experiment"] = {k: v for k, v in truth["experiment"].items() if not isinstance(v, list)}
+        messages = {
+            k: v for k, v in counters["messages"].items() if k in ("total", "by_channel", "max_per_receiver_and_key")
+        }
+        result["sandbox_truth"] = truth
+        result["sandbox_counters"] = {
+            "requests": counters["requests"],
+            "refused": counters["refused"],
+            "messages": messages,
+        }
         self.timings["total"] = time.monotonic() - self.started
         result["seconds"] = {name: round(value, 1) for name, value in self.timings.items()}
         result["task_seconds"] = self.task_seconds

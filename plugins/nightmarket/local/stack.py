@@ -237,6 +237,7 @@ class Stack:
             "NIGHTMARKET_WAREHOUSE_DSN": warehouse,
             "NIGHTMARKET_VAULT_DSN": server.dsn("nightmarket", "nightmarket_delivery", secret["nightmarket_delivery"]),
             "NIGHTMARKET_ADMIN_DSN": server.dsn("nightmarket"),
+            "NIGHTMARKET_READER_DSN": self.reader_dsn(),
             "NIGHTMARKET_TOKEN_KEY": secret["token_key"],
             "NIGHTMARKET_VAULT_KEYS": secret["vault_keys"],
             "NIGHTMARKET_VAR": str(self.folder),
