@@ -4,14 +4,15 @@
 starts when all sources and the receipts of a night are in core. By hand, with a business date, it computes that night
 again or fills one that was missed: marts depend on event times, so the rows come out as they would have that night.
 
-**At 03:00**: a red **core_gate** or **mart_gate** names table, check and what was seen, and has stopped the night before
+**At 03:00**: **sources_complete** tries again every minute while a source is still being read; red after an hour, it names the
+source: look there. A red **core_gate** or **mart_gate** names table, check and what was seen, and has stopped the night before
 anybody is messaged. Look at the source's extract log first (a source that sent half a day is the usual reason), extract
 again, then clear the gate. A red load_ task is our SQL: nothing of it was committed; fix the file and clear the task.
 
 Runbook: docs/runbook.md#build_marts
 """
 
-import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from nightmarket.orchestration.sources import source_ids
 from nightmarket.orchestration.sql import sql_task
 
 SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
-log = logging.getLogger(__name__)
 
 
 @task
@@ -38,6 +38,16 @@ def sync_config() -> dict[str, int]:
 
     with connect(application_name="nightmarket-config") as connection:
         return sync_config(connection, load_sources().values())
+
+
+@task(retries=60, retry_delay=timedelta(minutes=1))
+def sources_complete(business_date: str) -> None:
+    """Wait, by trying again, until every source is read and mapped to the end of the date; an hour at most."""
+    from datetime import date
+
+    from nightmarket.orchestration.completeness import require_complete
+
+    require_complete(date.fromisoformat(business_date))
 
 
 @task(multiple_outputs=False)
@@ -91,7 +101,7 @@ def build_marts():
     funnels, results = mart("campaign_funnels"), mart("campaign_results")
     shop, fulfilment, reviews = mart("shop_kpis_daily"), mart("fulfilment_kpis_daily"), mart("review_kpis_daily")
 
-    chain(sync_config(), members, core_gate)
+    chain([sync_config(), sources_complete(day)], members, core_gate)
     core_gate >> [member_days, shop, fulfilment, reviews, funnels]
     member_days >> [member_rfm, member_tiers]
     funnels >> results

@@ -5,7 +5,7 @@ over, what a dead worker held. Then it turns what was sent into facts and checks
 
 **At 03:00**: let it be, send windows are closed; the next run is ten minutes away. *A pause* in the sentence means that a
 channel refused too often and was paused for some minutes by itself. Messages in state unknown are never sent again: the
-console lists them, a person decides. To stop all sending at once, pause this DAG and push_campaign.
+console lists them, a person decides. To stop all sending at once: runbook, rule 2.
 
 Runbook: docs/runbook.md#deliver_outbox
 """
