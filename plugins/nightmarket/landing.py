@@ -25,7 +25,7 @@ from nightmarket.dates import Window
 from nightmarket.platforms import own_pages, taobao, wechat_official
 from nightmarket.platforms.base import LimitReached, Plan, Platform, PlatformError, Record, Slice, Stream, Transport
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
-from nightmarket.settings import Credentials, StrictModel, credentials, get_settings, load_yaml
+from nightmarket.settings import ConfigError, Credentials, StrictModel, credentials, get_settings, load_yaml, where
 from nightmarket.warehouse import Row, connect, copy_rows
 
 PLATFORMS: Mapping[str, Platform] = {module.NAME: module for module in (taobao, wechat_official, own_pages)}
@@ -35,6 +35,8 @@ ANALYZE_FROM = 5_000  # new versions in one run
 KNOWN_TOKENS = 200_000  # tokens this process knows to be in the vault
 REREAD_DAYS = 14  # windows with records without an id are read again for as long
 LOCK_SECONDS = 30
+SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")
+CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}")
 
 
 class LandingError(Exception):
@@ -75,7 +77,7 @@ class SourceBlock(StrictModel):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_cron(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}", value):
+        if value is not None and not CRON.fullmatch(value):
             raise ValueError(f'{value!r} is not a cron expression of five fields, e.g. "30 1 * * *"')
         return value
 
@@ -113,25 +115,25 @@ class SourcesFile(StrictModel):
 
     sources: dict[str, SourceBlock] = Field(min_length=1)
 
-    @field_validator("sources")
-    @classmethod
-    def _ids_are_names(cls, value: dict[str, SourceBlock]) -> dict[str, SourceBlock]:
-        for source_id in value:
-            if not re.fullmatch(r"[a-z][a-z0-9_]{1,49}", source_id):
-                raise ValueError(
-                    f"source id {source_id!r}: use lower-case letters, digits and _, starting with a letter"
-                )
-        return value
-
 
 def load_sources(path: Path | None = None) -> dict[str, SourceConfig]:
     """All sources by id. Raises ConfigError that names file, line and field."""
-    return _load_sources(path or get_settings().config_dir / "sources.yaml")
+    path = path or get_settings().config_dir / "sources.yaml"
+    return _load_sources(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=4)
-def _load_sources(path: Path) -> dict[str, SourceConfig]:
+def _load_sources(path: Path, _changed: int) -> dict[str, SourceConfig]:
     blocks = load_yaml(path, SourcesFile).sources
+    for name, block in blocks.items():
+        if not SOURCE_ID.fullmatch(name):
+            raise ConfigError(
+                f"{where(path, 'sources', name)}: a source id is made of lower-case letters, digits and _, and starts with a letter."
+            )
+        if block.account is not None and block.account not in blocks:
+            raise ConfigError(
+                f"{where(path, 'sources', name, 'account')}: there is no source {block.account!r}; known: {', '.join(sorted(blocks))}."
+            )
     return {name: SourceConfig(source_id=name, **block.model_dump()) for name, block in blocks.items()}
 
 

@@ -171,15 +171,16 @@ def store_secrets(connection: psycopg.Connection[Row], secrets: Mapping[str, str
     }
     fresh = [(token, *keyring.encrypt(token, value)) for token, value in secrets.items() if token not in known]
     if fresh:
-        connection.execute(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS vault_fresh (token text, key_id text, ciphertext bytea) ON COMMIT DELETE ROWS"
-        )
-        copy_rows(connection, "vault_fresh", ("token", "key_id", "ciphertext"), fresh)
-        connection.execute(
-            "INSERT INTO vault.secrets (token, key_id, ciphertext) SELECT token, key_id, ciphertext FROM vault_fresh"
-            " ORDER BY token ON CONFLICT (token) DO NOTHING"  # in one order: two loads of the same people never deadlock
-        )
-        connection.execute("TRUNCATE vault_fresh")
+        with connection.transaction():  # the temporary table lives as long
+            connection.execute(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS vault_fresh (token text, key_id text, ciphertext bytea) ON COMMIT DELETE ROWS"
+            )
+            copy_rows(connection, "vault_fresh", ("token", "key_id", "ciphertext"), fresh)
+            connection.execute(
+                "INSERT INTO vault.secrets (token, key_id, ciphertext) SELECT token, key_id, ciphertext FROM vault_fresh"
+                " ORDER BY token ON CONFLICT (token) DO NOTHING"  # in one order: two loads of the same people never deadlock
+            )
+            connection.execute("TRUNCATE vault_fresh")
     return len(fresh)
 
 

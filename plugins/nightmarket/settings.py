@@ -155,7 +155,8 @@ def load_yaml(path: Path, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        mistakes = error.errors()  # a misspelt key explains the missing one, so it is named first
+        first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
         loc = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
         dotted = ".".join(str(part) for part in loc) or "(top level)"
         message = {"extra_forbidden": "unknown key", "missing": "required key is missing"}.get(

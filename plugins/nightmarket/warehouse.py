@@ -5,6 +5,7 @@ business decision, because a rerun must give the same rows.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,7 @@ from psycopg.rows import dict_row
 from nightmarket.settings import ConfigError, get_settings
 
 Row = dict[str, Any]
+COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def split_statements(text: str) -> list[str]:
     return [
         piece
         for piece in (part.strip().rstrip(";") for part in sqlparse.split(text))
-        if sqlparse.format(piece, strip_comments=True).strip()
+        if COMMENTS.sub("", piece).strip()
     ]
 
 

@@ -67,8 +67,10 @@ def business(db: psycopg.Connection[Row]) -> dict[str, list[tuple[Any, ...]]]:
     found = {}
     for table, columns in BUSINESS.items():
         named = ", ".join(c if "." in c else f"t.{c}" for c in columns.split(", "))
-        joined = f"{table} AS t" + (" LEFT JOIN core.identities AS i USING (identity_id)" if "i.kind" in columns else "")
-        found[table] = sorted((tuple(map(str, row.values())) for row in _rows(db, f"SELECT {named} FROM {joined}")))
+        joined = f"{table} AS t" + (
+            " LEFT JOIN core.identities AS i USING (identity_id)" if "i.kind" in columns else ""
+        )
+        found[table] = sorted(tuple(map(str, row.values())) for row in _rows(db, f"SELECT {named} FROM {joined}"))
     groups = _rows(
         db,
         "SELECT array_agg(i.kind || '=' || i.value ORDER BY i.kind, i.value) AS who"

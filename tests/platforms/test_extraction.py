@@ -188,7 +188,9 @@ def test_a_dry_run_counts_and_writes_nothing(db: psycopg.Connection[Row], sandbo
     assert "would write" in dry.sentence()
 
 
-def test_only_unknown_rows_of_a_busy_window_of_reviews_are_split(db: psycopg.Connection[Row], sandbox: Any, monkeypatch: Any) -> None:
+def test_only_unknown_rows_of_a_busy_window_of_reviews_are_split(
+    db: psycopg.Connection[Row], sandbox: Any, monkeypatch: Any
+) -> None:
     """TOP cuts a list of reviews at 1,500 rows; a window that reaches that is halved until each part is complete."""
     whole = landing.land("taobao_flagship", "rates", run_id="whole", until=dates.now())
     rows = business_reviews(db)
@@ -200,7 +202,9 @@ def test_only_unknown_rows_of_a_busy_window_of_reviews_are_split(db: psycopg.Con
     split = landing.land("taobao_flagship", "rates", run_id="split", until=dates.now())
     assert split.windows > whole.windows * 2
     assert business_reviews(db) == rows
-    assert split.watermark == whole.watermark or datetime.fromisoformat(split.watermark or "") >= datetime.fromisoformat(whole.watermark or "")
+    assert split.watermark == whole.watermark or datetime.fromisoformat(
+        split.watermark or ""
+    ) >= datetime.fromisoformat(whole.watermark or "")
 
 
 def business_reviews(db: psycopg.Connection[Row]) -> list[str]:

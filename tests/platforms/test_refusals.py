@@ -58,7 +58,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ],
 )  # fmt: skip
 def test_wrong_credentials_say_what_to_do_and_show_none(
-    db: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch, source: str, stream: str, changes: dict[str, Any], words: str
+    db: Any,
+    sandbox: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    stream: str,
+    changes: dict[str, Any],
+    words: str,
 ) -> None:
     secrets = [json.loads(os.environ[f"AIRFLOW_CONN_{source.upper()}"])["password"], "n0t-it", "s0ld-out"]
     change_connection(monkeypatch, source, **changes)
@@ -106,7 +112,9 @@ def test_a_wechat_token_that_is_always_refused_ends_the_run(db: Any, sandbox: An
 
 
 @pytest.mark.parametrize(("source", "stream"), STREAMS)
-@pytest.mark.parametrize("kind", ["http_429", "http_500", "http_502", "http_503", "cut", "cut_before", "http_500_after"])
+@pytest.mark.parametrize(
+    "kind", ["http_429", "http_500", "http_502", "http_503", "cut", "cut_before", "http_500_after"]
+)
 def test_what_passes_is_tried_again(
     db: Any, sandbox: Any, no_pauses: list[float], source: str, stream: str, kind: str
 ) -> None:
@@ -205,12 +213,12 @@ def test_a_run_is_bounded_in_requests_and_goes_on_next_time(
             land("taobao_flagship", "refunds")
         assert db.execute("SELECT watermark FROM raw.cursors").fetchone()["watermark"] > before
     land("taobao_flagship", "refunds")
-    assert db.execute("SELECT count(*) AS n FROM raw.heads").fetchone()["n"] == sandbox.control("GET", "/truth")["refunds"]
+    assert (
+        db.execute("SELECT count(*) AS n FROM raw.heads").fetchone()["n"] == sandbox.control("GET", "/truth")["refunds"]
+    )
 
 
-def test_our_own_clock_may_not_be_far_off(
-    db: Any, sandbox: Any, set_clock: Any
-) -> None:
+def test_our_own_clock_may_not_be_far_off(db: Any, sandbox: Any, set_clock: Any) -> None:
     set_clock("2026-03-15T03:30:00+08:00")
     with pytest.raises(base.Refused, match="clock is off by more than 10 minutes"):
         land("taobao_flagship", "rates")

@@ -134,7 +134,9 @@ def test_retries_end_and_their_pauses_grow() -> None:
     assert all(0.5 * 2**n <= wait <= 0.75 * 2**n for n, wait in enumerate(waits))
 
 
-@pytest.mark.parametrize("error", [AuthError("taobao", "m", "x"), BadPayload("taobao", "m", "x"), Refused("taobao", "m", "x")])
+@pytest.mark.parametrize(
+    "error", [AuthError("taobao", "m", "x"), BadPayload("taobao", "m", "x"), Refused("taobao", "m", "x")]
+)
 def test_what_cannot_pass_is_not_repeated(error: Exception) -> None:
     calls = []
 
@@ -170,7 +172,9 @@ def test_list_shapes(content: dict[str, Any], expected: list[Any]) -> None:
 
 def test_reviews_are_found_under_either_name() -> None:
     for name in ("trade_rate", "taobao_traderates_get_results"):
-        assert taobao.rows_of({"trade_rates": {name: [{"oid": 1}]}}, "trade_rates", "trade_rate", "taobao_traderates_get_results")
+        assert taobao.rows_of(
+            {"trade_rates": {name: [{"oid": 1}]}}, "trade_rates", "trade_rate", "taobao_traderates_get_results"
+        )
 
 
 def test_ids_beyond_2_to_the_53_keep_every_digit() -> None:
@@ -187,7 +191,12 @@ def test_broken_json_names_platform_method_and_page_and_shows_nothing() -> None:
 
 @pytest.mark.parametrize("missing", ["host", "login", "password", "session_token"])
 def test_an_incomplete_connection_names_the_missing_part(missing: str) -> None:
-    values: dict[str, Any] = {"host": "http://x/router/rest", "login": "1", "password": "2", "extra": {"session_token": "3"}}
+    values: dict[str, Any] = {
+        "host": "http://x/router/rest",
+        "login": "1",
+        "password": "2",
+        "extra": {"session_token": "3"},
+    }
     if missing == "session_token":
         values["extra"] = {}
     else:
