@@ -1,10 +1,14 @@
 """Whole runs inside this process: what a task's XCom and state really are, not what we think they are."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG, chain, task
 
+from nightmarket.orchestration.approval import RecordedApproval
 from nightmarket.settings import use_credentials_from
 
 pytestmark = pytest.mark.slow
@@ -47,3 +51,48 @@ def test_a_wrong_form_stops_at_its_first_task(
     assert str(run.state) == "failed"
     assert found.pop(first) == "failed"
     assert set(found.values()) <= {"upstream_failed"}
+
+
+class Answered(RecordedApproval):
+    """RecordedApproval that a person has answered already: the wait itself needs a scheduler."""
+
+    answer = ""
+
+    def execute(self, context: Any) -> Any:
+        event = {
+            "chosen_options": [self.answer],
+            "params_input": {"reason": "because"},
+            "responded_at": datetime(2026, 3, 15, tzinfo=UTC),
+            "responded_by_user": {"id": "1", "name": "vera"},
+        }
+        return self.execute_complete(context, event)
+
+
+@pytest.mark.parametrize(("answer", "sent"), [("Reject", "skipped"), ("Approve", "success")])
+def test_both_answers_are_recorded_and_only_yes_sends(
+    stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, sent: str
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    monkeypatch.setattr(Answered, "answer", answer)
+    recorded: list[dict[str, Any]] = []
+    with DAG(f"proof_of_{answer.lower()}", schedule=None) as dag:
+
+        @task.short_circuit
+        def record_decision(**context: Any) -> bool:
+            recorded.append(context["ti"].xcom_pull(task_ids="approve", key="decision"))
+            return bool(recorded[-1]["approved"])
+
+        @task
+        def send() -> None: ...
+
+        @task
+        def check_laws() -> None: ...
+
+        chain(Answered(task_id="approve", subject="send?"), record_decision(), send(), check_laws())
+    own = DagBag(tmp_path, bundle_name="dags-folder")
+    own.bag_dag(dag)
+    sync_bag_to_db(own, "dags-folder", None)
+    run = dag.test()
+    assert states(run) == {"approve": "success", "record_decision": "success", "send": sent, "check_laws": sent}
+    assert recorded == [{"approved": answer == "Approve", "by": "vera", "reason": "because", "is_timed_out": False}]

@@ -47,7 +47,7 @@ def business_date_of(context: Mapping[str, Any]) -> date:
     run, params = context["dag_run"], context["params"]
     check_form(run.conf, context["dag"].params)  # not context["params"]: that one has the unknown keys merged in
     events = context.get("triggering_asset_events") or {}
-    chosen, missed = choose_business_date(
+    chosen, older = choose_business_date(
         params.get("business_date"),
         [event.extra or {} for group in events.values() for event in group],
         run_type=str(getattr(run.run_type, "value", run.run_type)),
@@ -55,9 +55,9 @@ def business_date_of(context: Mapping[str, Any]) -> date:
         clock_moved=dates.now() - utcnow(),
     )
     log.info("business date %s", chosen)
-    for day in missed:
+    for day in older:
         log.warning(
-            'the night of %s was missed; to have its marts too: airflow dags trigger %s --conf \'{"business_date": "%s"}\'',
+            'events of %s waited too; if its marts are missing: airflow dags trigger %s --conf \'{"business_date": "%s"}\'',
             day, run.dag_id, day,
         )  # fmt: skip
     return chosen
