@@ -210,3 +210,18 @@ def dump(value: Any) -> str:
 
 def member_ids(rows: Sequence[Row]) -> set[int]:
     return {row["member_id"] for row in rows}
+
+
+def start_run(*, with_coupons: bool = False) -> str:
+    """A live run of winback_gold, approved and in the outbox."""
+    from nightmarket.campaigns import coupons, outbox
+    from nightmarket.campaigns.audience import build_run
+    from nightmarket.campaigns.results import dry_run_report
+
+    run_id = build_run("winback_gold", AS_OF, "live", "tester")
+    approve(run_id, dry_run_report(run_id))
+    if with_coupons:
+        coupons.reserve(run_id)
+        coupons.issue(run_id)
+    outbox.enqueue(run_id)
+    return run_id

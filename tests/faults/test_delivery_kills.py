@@ -1,0 +1,110 @@
+"""A worker is killed (-9) at every point of sending. The sandbox's counters are the judge: nobody gets a message twice, and
+what cannot be known is listed."""
+
+import random
+import time
+from typing import Any
+
+import pytest
+
+from campaign_world import start_run
+from nightmarket.campaigns.delivery import deliver
+
+CHANNELS = ["wechat_service", "wechat_mass", "email"]
+COUNT = 12
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_killed_before_the_claim_nothing_happened(stage: Any, channel: str) -> None:
+    run_id = stage.run(channel, COUNT)
+    stage.hold("push.messages", "UPDATE", "NEW.state = 'sending'")
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(stage.is_held)
+    stage.kill(worker)
+    stage.let_go("push.messages")
+    assert stage.received_keys() == {}
+    assert set(stage.messages(run_id).values()) == {"queued"}
+    deliver(run_id, "second", 30)  # no lease to wait for
+    assert stage.judge(run_id) == {"accepted": COUNT, "unknown": 0, "arrived": COUNT}
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_killed_after_the_claim_nothing_was_sent(stage: Any, channel: str) -> None:
+    run_id = stage.run(channel, COUNT)
+    stage.hold("push.attempts", "INSERT", "true")
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(stage.is_held)
+    stage.kill(worker)
+    stage.let_go("push.attempts")
+    assert set(stage.messages(run_id).values()) == {"sending"}
+    assert stage.received_keys() == {}
+    stage.later(minutes=10)  # the lease is over
+    result = deliver(run_id, "second", 30)
+    assert result["recovered"] == {"queued": COUNT}
+    assert stage.judge(run_id) == {"accepted": COUNT, "unknown": 0, "arrived": COUNT}
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_killed_between_the_call_and_its_answer(stage: Any, channel: str) -> None:
+    run_id = stage.run(channel, COUNT)
+    method = {"wechat_service": "cgi-bin/message/custom/send", "wechat_mass": "cgi-bin/message/mass/send"}
+    if channel == "email":  # the mail server answers, but the answer is never written down
+        stage.hold("push.messages", "UPDATE", "NEW.state = 'accepted'")
+    else:
+        stage.fault(platform="wechat_official", method=method[channel], kind="timeout_after", seconds=20, times=-1)
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(lambda: stage.is_held() if channel == "email" else len(stage.received_keys()) == COUNT)
+    stage.kill(worker)
+    stage.fault()
+    stage.let_go("push.messages")
+    stage.later(minutes=10)
+    deliver(run_id, "second", 30)
+    check_doubt(stage, run_id, channel)
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_killed_before_the_answer_is_committed(stage: Any, channel: str) -> None:
+    run_id = stage.run(channel, COUNT)
+    stage.hold("push.attempts", "UPDATE", "NEW.outcome = 'accepted'")
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(stage.is_held)
+    stage.kill(worker)
+    stage.let_go("push.attempts")
+    assert set(stage.messages(run_id).values()) == {"sending"}
+    stage.later(minutes=10)
+    deliver(run_id, "second", 30)
+    check_doubt(stage, run_id, channel)
+
+
+def check_doubt(stage: Any, run_id: str, channel: str) -> None:
+    """A group that the platform recognises is called again; of all others every recorded attempt is listed as unknown."""
+    result = stage.judge(run_id)
+    assert result["arrived"] > 0
+    in_doubt = 0 if channel == "wechat_mass" else COUNT
+    assert (result["accepted"], result["unknown"]) == (COUNT - in_doubt, in_doubt)
+
+
+def test_killed_again_and_again_at_random(stage: Any) -> None:
+    stage.audience("wechat_service", 60)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"]["attempt_group"] = 5
+        data["channels"]["wechat_service"].update(rate_per_second=60, connections=4)
+    run_id = start_run()
+    chance = random.Random(7)
+    for number in range(4):
+        workers = [stage.worker(run_id, f"w{number}{letter}") for letter in "ab"]
+        wait_for_more(stage, workers)
+        time.sleep(chance.uniform(0, 0.3))
+        for worker in workers:
+            if worker.poll() is None:
+                stage.kill(worker)
+        stage.later(minutes=10 * (number + 1))
+    deliver(run_id, "last", 60)
+    result = stage.judge(run_id)
+    assert result["accepted"] >= 60 - 4 * 2 * (5 + 4)  # at most what was in the workers' hands is in doubt
+
+
+def wait_for_more(stage: Any, workers: list[Any]) -> None:
+    """Until another message arrived, or the workers found nothing to do."""
+    seen = len(stage.received_keys())
+    stage.wait_until(lambda: len(stage.received_keys()) > seen or all(worker.poll() is not None for worker in workers))
