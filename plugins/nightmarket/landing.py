@@ -421,11 +421,10 @@ class Loader:
     def _heads(self, keys: list[str]) -> dict[str, bytes]:
         rows = self.connection.execute(
             """
-            SELECT h.record_key, h.content_hash
-            FROM unnest(%s::text[]) AS k (record_key) JOIN raw.heads AS h USING (record_key)
-            WHERE h.source_id = %s AND h.stream = %s
+            SELECT record_key, content_hash FROM raw.heads
+            WHERE source_id = %s AND stream = %s AND record_key = ANY(%s::text[])
             """,
-            (keys, *self._names),
+            (*self._names, keys),
         )
         return {row["record_key"]: bytes(row["content_hash"]) for row in rows}
 

@@ -1,7 +1,8 @@
 -- core.message_events: what became of our messages: delivered or failed (WeChat's pushes), clicked, unsubscribed (our pages).
 -- Grain: one row per event and message. message_key is our own key; an event that belongs to a mass send as a whole carries
 -- the key of the send (group_key).
--- Params: source_id (text), run_id (text), as_of_at (timestamptz).
+-- Params: source_id (text), account_source_id (text; the WeChat account whose pushes this archive keeps), run_id (text),
+--   as_of_at (timestamptz).
 -- Reads: raw.records, raw.batches, raw.mappings, raw.rejects, core.exposures, core.message_events, core.identities,
 --   core.members, core.member_identities
 -- Rerun: safe. An event may come in before its message was exported to core: it waits in raw.rejects ("waiting for ...") and
@@ -68,7 +69,7 @@ CREATE TEMPORARY TABLE answered_messages ON COMMIT DROP AS
 -- WeChat names the message by the id it gave us when it took it
 SELECT n.event_id, a.message_key, concat_ws('/', n.message_id, n.event, a.message_key) AS row_id
 FROM new_answers AS n
-JOIN core.message_events AS a ON a.kind = 'accepted' AND (a.event_id = n.message_id OR a.event_id LIKE n.message_id || '/%%')
+JOIN core.message_events AS a ON a.source_id = %(account_source_id)s::text AND a.event_id = n.message_id AND a.kind = 'accepted'
 WHERE n.message_id IS NOT NULL AND n.key IS NULL
 UNION
 -- our links name it by its key

@@ -60,7 +60,6 @@ CREATE TABLE raw.heads (
     batch_id bigint NOT NULL,
     PRIMARY KEY (source_id, stream, record_key)
 );
-CREATE INDEX ON raw.heads (source_id, stream, batch_id);
 
 -- How far each stream was read. Moved in the transaction that writes the rows.
 CREATE TABLE raw.cursors (
