@@ -33,7 +33,8 @@ def demo() -> None:
     """Two nights and a campaign from nothing, then stop everything."""
     from nightmarket.local.demo import Demo
 
-    signal.signal(signal.SIGTERM, _on_term)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # INT is ignored when a shell starts us in the background
+        signal.signal(ending, _on_term)
     failure: BaseException | None = None
     stack: Stack | None = None
     try:
@@ -48,7 +49,8 @@ def demo() -> None:
         failure = error
     finally:
         if stack is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave children behind
+            for ending in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave children behind
+                signal.signal(ending, signal.SIG_IGN)
             stack.stop()
     if failure:
         _fail(failure)
@@ -58,7 +60,8 @@ def demo() -> None:
 @app.command()
 def up() -> None:
     """Start everything and keep it running."""
-    signal.signal(signal.SIGTERM, _on_term)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # INT is ignored when a shell starts us in the background
+        signal.signal(ending, _on_term)
     stack: Stack | None = None
     try:
         stack = Stack("local", Ports.from_environment(), say=lambda text: console.print(text, highlight=False))
