@@ -61,8 +61,9 @@ def test_good_tiers_are_read(tmp_path: Path) -> None:
         ("tier: silver", "tier: bronze", "tiers.yaml:8: tiers.1.tier: tier 'bronze' stands twice"),
         ("2000.50\n  - tier: gold", "2000.505\n  - tier: gold", "tiers.yaml:12: tiers.1.max_net_amount: Decimal input should have no more than 2"),
         ("min_net_amount: 0\n", "min_net_amount: -5\n", "tiers.yaml:6: tiers.0.min_net_amount: Input should be greater than or equal to 0"),
-        ("name_en: Gold", "name: Gold", "tiers.yaml:13: tiers.2.name_en: required key is missing"),
-        ("window_days: 365", "window: 365", "tiers.yaml:1: window_days: required key is missing"),
+        ("name_en: Gold", "name: Gold", "tiers.yaml:15: tiers.2.name: unknown key. Known keys here: max_net_amount"),
+        ("window_days: 365", "window: 365", "tiers.yaml:1: window: unknown key. Known keys here: tiers, window_days."),
+        ("    name_en: Gold\n", "", "tiers.yaml:13: tiers.2.name_en: required key is missing"),
         ("window_days: 365", "window_days: a year", "tiers.yaml:1: window_days: Input should be a valid integer"),
     ],
 )  # fmt: skip
