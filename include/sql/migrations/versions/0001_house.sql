@@ -140,6 +140,7 @@ CREATE TABLE core.identity_links (
     source_id text NOT NULL,
     evidence text NOT NULL,                      -- 'trade', 'profile', 'binding'
     observed_at timestamptz NOT NULL,
+    revoked_at timestamptz,                      -- a person found it wrong: it ties nobody any more, and stays on record
     PRIMARY KEY (identity_a, identity_b, source_id, evidence),
     CHECK (identity_a < identity_b)
 );
@@ -425,7 +426,7 @@ CREATE TABLE mart.member_tiers (
     tier text NOT NULL,
     previous_tier text,
     window_net_amount numeric NOT NULL,
-    reason text NOT NULL,                            -- in words: "365-day spend 5,210.00 >= 5,000.00"
+    reason text NOT NULL,                            -- in words: "365-day spend 5,210.00 ≥ 5,000.00"
     PRIMARY KEY (member_id, valid_from)
 );
 CREATE INDEX ON mart.member_tiers (tier) WHERE valid_to IS NULL;
@@ -742,5 +743,6 @@ GRANT SELECT ON ALL TABLES IN SCHEMA core, mart, push, ops TO nightmarket_reader
 -- Of raw, readers see what arrived and what was refused, never a payload.
 GRANT USAGE ON SCHEMA raw TO nightmarket_reader;
 GRANT SELECT ON raw.batches, raw.cursors TO nightmarket_reader;
-GRANT SELECT (source_id, stream, stage, record_key, reason, batch_id, run_id, rejected_at, resolved_at) ON raw.rejects TO nightmarket_reader;
+GRANT SELECT (source_id, stream, stage, record_key, reason, batch_id, run_id, rejected_at, resolved_at)
+    ON raw.rejects TO nightmarket_reader;
 REVOKE UPDATE, DELETE, TRUNCATE ON raw.records, push.audit_log, ops.schema_version FROM nightmarket_etl;  -- append-only
