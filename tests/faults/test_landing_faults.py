@@ -83,10 +83,8 @@ def undisturbed(expected: dict[str, Any], db: psycopg.Connection[Row]) -> dict[s
 @pytest.mark.parametrize(
     ("moment", "batch", "stream"),
     [
-        ("before_rows", 1, "trades"),
         ("before_rows", 9, "trades"),
         ("before_commit", 4, "trades"),
-        ("after_commit", 15, "trades"),
         ("after_commit", 24, "trades"),
         ("before_rows", 3, "refunds"),
         ("after_commit", 6, "refunds"),
@@ -115,7 +113,7 @@ def test_a_killed_landing_is_completed_by_the_next_run(
     assert doubled == 0
 
 
-@pytest.mark.parametrize("done", range(8))
+@pytest.mark.parametrize("done", [0, 2, 4, 7])
 def test_a_mapping_that_stopped_halfway_goes_on(
     db: psycopg.Connection[Row], sandbox: Any, expected: dict[str, Any], done: int
 ) -> None:

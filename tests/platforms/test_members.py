@@ -150,6 +150,25 @@ def test_a_group_falls_apart_when_its_tie_becomes_a_hub(db: psycopg.Connection[R
     assert one(db, "SELECT count(DISTINCT member_id) FROM core.member_identities") == 12
 
 
+def test_a_merge_is_undone_by_revoking_its_links(db: psycopg.Connection[Row]) -> None:
+    first, second, phone = (
+        add(db, "taobao_open_uid", "a"), add(db, "taobao_open_uid", "b"), add(db, "phone", "phone:1"))  # fmt: skip
+    tie(db, first, phone)
+    resolve(db)
+    kept = member_of(db, first)
+    tie(db, second, phone)
+    resolve(db)
+    assert member_of(db, second) == kept
+    db.execute("UPDATE core.identity_links SET revoked_at = now() WHERE %s IN (identity_a, identity_b)", (second,))
+    tie(db, second, phone)  # the same evidence again, as the next trade would bring it
+    resolve(db)
+    assert groups(db) == {frozenset({first, phone}), frozenset({second})}
+    assert (member_of(db, first), member_of(db, second) == kept) == (kept, False)
+    before = everything(db)
+    resolve(db)
+    assert everything(db) == before
+
+
 def test_a_long_chain_is_one_person(db: psycopg.Connection[Row]) -> None:
     ids = [add(db, ("phone", "taobao_open_uid")[n % 2], f"v{n}") for n in range(300)]
     order = ids[:]

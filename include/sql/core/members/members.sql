@@ -4,7 +4,7 @@
 -- Reads: core.identities, core.identity_links, core.members, core.member_identities
 -- Rerun: safe; solves only groups that new evidence touches, and a full rebuild gives the same groups.
 -- Guard: a value that more than 10 identities of one other kind share (a courier's phone) links nothing; a group that such a
--- value had held together is taken apart again (docs/decisions/0014-members.md).
+-- value had held together is taken apart again, and so is one whose link was revoked (docs/decisions/0014-members.md).
 SELECT pg_advisory_xact_lock(hashtextextended('core.members', 0));  -- one after the other
 
 DROP TABLE IF EXISTS pg_temp.valid_links;
@@ -12,9 +12,9 @@ CREATE TEMPORARY TABLE valid_links ON COMMIT DROP AS
 WITH
 limits AS (SELECT 10 AS identities_per_kind),
 ends AS (
-    SELECT l.identity_a AS identity_id, l.identity_b AS other_id FROM core.identity_links AS l
+    SELECT l.identity_a AS identity_id, l.identity_b AS other_id FROM core.identity_links AS l WHERE l.revoked_at IS NULL
     UNION
-    SELECT l.identity_b, l.identity_a FROM core.identity_links AS l
+    SELECT l.identity_b, l.identity_a FROM core.identity_links AS l WHERE l.revoked_at IS NULL
 ),
 hubs AS (
     SELECT DISTINCT e.identity_id
@@ -124,7 +124,12 @@ JOIN group_members AS g ON g.group_id = c.group_id AND g.member_id <> c.member_i
 UPDATE core.members AS m SET absorbed_by = g.member_id
 FROM claims AS c
 JOIN group_members AS g ON g.group_id = c.group_id AND g.member_id <> c.member_id
-WHERE c.member_id IN (m.member_id, m.absorbed_by);
+WHERE m.member_id = c.member_id;
+
+UPDATE core.members AS m SET absorbed_by = g.member_id
+FROM claims AS c
+JOIN group_members AS g ON g.group_id = c.group_id AND g.member_id <> c.member_id
+WHERE m.absorbed_by = c.member_id;
 
 INSERT INTO core.member_identities AS mi (identity_id, member_id, linked_at)
 SELECT s.identity_id, g.member_id, %(as_of_at)s::timestamptz
@@ -137,8 +142,9 @@ WHERE mi.member_id <> excluded.member_id;
 UPDATE core.members AS m SET first_seen_at = e.first_seen_at
 FROM (
     SELECT mi.member_id, min(i.first_seen_at) AS first_seen_at
-    FROM core.member_identities AS mi
-    JOIN core.identities AS i ON i.identity_id = mi.identity_id
+    FROM core.members AS k
+    JOIN core.member_identities AS mi ON mi.member_id = k.member_id
+    JOIN core.identities AS i ON i.identity_id = mi.identity_id AND i.first_seen_at < k.first_seen_at
     GROUP BY mi.member_id
 ) AS e
-WHERE m.member_id = e.member_id AND e.first_seen_at < m.first_seen_at;
+WHERE m.member_id = e.member_id;
