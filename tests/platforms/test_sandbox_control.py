@@ -19,7 +19,7 @@ import pytest
 import requests
 from sandbox_client import RawClient
 
-from conftest import Sandbox, start_sandbox
+from sandbox_process import Sandbox, start_sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "include"))

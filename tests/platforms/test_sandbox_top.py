@@ -273,7 +273,7 @@ def test_orders_are_paid_on_the_day_they_are_created(raw: RawClient) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from conftest import start_sandbox
+    from sandbox_process import start_sandbox
 
     folder = tmp_path_factory.mktemp("whole")
     process, sandbox = start_sandbox(folder, "--seed", "7", "--anchor", "2026-03-14", "--top-rate", "100000")
