@@ -31,7 +31,7 @@ job_delivered AS (   -- a mass send is reported once for all its receivers; one 
 ),
 failed AS (
     UPDATE push.messages AS m
-    SET state = 'failed', last_error = left(concat_ws(': ', r.kind, r.detail), 300), updated_at = %(now_at)s::timestamptz
+    SET state = 'failed', last_error = left(coalesce(r.detail, r.kind), 300), updated_at = %(now_at)s::timestamptz
     FROM refusal AS r
     WHERE r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted'
       AND NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = r.message_key)
