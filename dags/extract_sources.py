@@ -24,7 +24,7 @@ from nightmarket.orchestration.form import business_date_param, dry_run_param, l
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import business_date_of
 from nightmarket.orchestration.sources import config_folder
-from nightmarket.orchestration.sql import sql_task
+from nightmarket.orchestration.sql import feeds, sql_task
 from nightmarket.orchestration.tables import text_table
 
 SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
@@ -78,8 +78,8 @@ def publish(source_id: str, business_date: str, changed: dict[str, int], *, outl
     outlet_events[source_asset(source_id)].extra = {"business_date": business_date, "counts": changed}
 
 
-def extract(source: Any, mappings: list[str]) -> DAG:
-    """The DAG of one source: land its streams side by side, map them in order, publish."""
+def extract(source: Any, mappings: list[Any]) -> DAG:
+    """The DAG of one source: land its streams side by side, map them as soon as what they read is there, publish."""
     from nightmarket.landing import mapping_parameters
 
     source_id = source.source_id
@@ -104,7 +104,10 @@ def extract(source: Any, mappings: list[str]) -> DAG:
         changed = summarise(landed)
         parameters = mapping_parameters(source, "{{ dag.dag_id }}/{{ run_id }}", window["until"])
         published = publish.override(outlets=[source_asset(source_id)])(source_id, window["business_date"], changed)
-        chain(changed, unless_dry_run(), *[sql_task(path, parameters) for path in mappings], published)
+        tasks = {file.path: sql_task(file.path, parameters) for file in mappings}
+        chain(changed, unless_dry_run(), list(tasks.values()), published)
+        for earlier, later in feeds(mappings, SQL):
+            tasks[earlier] >> tasks[later]
     return dag
 
 
@@ -115,7 +118,7 @@ def build() -> None:
     wanted = get_parsing_context().dag_id
     for source_id, source in load_sources(config_folder() / "sources.yaml").items():
         if wanted in (None, f"extract_{source_id}"):
-            globals()[f"extract_{source_id}"] = extract(source, [file.path for file in mapping_files(source.platform)])
+            globals()[f"extract_{source_id}"] = extract(source, mapping_files(source.platform))
 
 
 build()
