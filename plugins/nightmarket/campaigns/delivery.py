@@ -33,7 +33,7 @@ from nightmarket.warehouse import Row, connect_vault
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 DATABASE_TRIES = 6
-RECORD_EVERY_SECONDS = 0.02
+RECORD_EVERY_SECONDS = 0.05
 PACE_PIECE_SECONDS = 0.02  # slots are reserved for so much sending at a time
 LATE_SECONDS = 0.01  # a slot missed by more is given up: the limit is never exceeded to catch up
 SOON_SECONDS = 30.0  # messages that are due again within this are waited for
