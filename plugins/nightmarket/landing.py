@@ -337,7 +337,11 @@ class Loader:
             """
             SELECT h.record_key
             FROM raw.heads AS h
-            JOIN raw.records AS r USING (source_id, stream, record_key, batch_id, content_hash)
+            CROSS JOIN LATERAL (   -- the current version is the newest one
+                SELECT r.payload FROM raw.records AS r
+                WHERE r.source_id = h.source_id AND r.stream = h.stream AND r.record_key = h.record_key
+                ORDER BY r.record_id DESC LIMIT 1
+            ) AS r
             WHERE h.source_id = %s AND h.stream = %s AND r.payload ->> %s = %s
             """,
             (*self._names, *self.stream.present),

@@ -112,9 +112,7 @@ def test_a_wechat_token_that_is_always_refused_ends_the_run(db: Any, sandbox: An
 
 
 @pytest.mark.parametrize(("source", "stream"), STREAMS)
-@pytest.mark.parametrize(
-    "kind", ["http_429", "http_502", "cut", "cut_before", "http_500_after"]
-)
+@pytest.mark.parametrize("kind", ["http_429", "http_502", "cut", "cut_before", "http_500_after"])
 def test_what_passes_is_tried_again(
     db: Any, sandbox: Any, no_pauses: list[float], source: str, stream: str, kind: str
 ) -> None:

@@ -17,7 +17,7 @@ ends AS (
     SELECT l.identity_b, l.identity_a FROM core.identity_links AS l WHERE l.revoked_at IS NULL
 ),
 hubs AS (
-    SELECT DISTINCT e.identity_id
+    SELECT e.identity_id
     FROM ends AS e
     JOIN core.identities AS i ON i.identity_id = e.identity_id
     JOIN core.identities AS o ON o.identity_id = e.other_id AND o.kind <> i.kind
@@ -61,7 +61,7 @@ ANALYZE touched_identities;
 DROP TABLE IF EXISTS pg_temp.solved;
 CREATE TEMPORARY TABLE solved ON COMMIT DROP AS
 WITH RECURSIVE walk (start_id, identity_id) AS (
-    SELECT t.identity_id, t.identity_id FROM touched_identities AS t
+    SELECT t.identity_id AS start_id, t.identity_id FROM touched_identities AS t
     UNION
     SELECT w.start_id, v.other_id
     FROM walk AS w
@@ -105,7 +105,7 @@ GROUP BY g.member_id
 ORDER BY g.member_id;
 
 INSERT INTO core.member_merges (survivor_id, absorbed_id, evidence, merged_at)
-SELECT g.member_id, c.member_id,
+SELECT g.member_id AS survivor_id, c.member_id AS absorbed_id,
        jsonb_build_object('links', (
            -- what ties the absorbed member's identities to the rest of the group
            SELECT jsonb_agg(DISTINCT jsonb_build_object('identity_a', l.identity_a, 'identity_b', l.identity_b,

@@ -47,7 +47,7 @@ UNION ALL
 -- what was ticked on a form: for the address of that channel, or for who filled it in when there is none yet
 SELECT
     r.batch_id, r.record_key, r.payload,
-    r.record_key, c.word ->> 'channel', c.word ->> 'purpose', (c.word ->> 'granted') = 'true',
+    r.record_key AS event_id, c.word ->> 'channel', c.word ->> 'purpose', (c.word ->> 'granted') = 'true',
     concat_ws(', ', 'form on our page', 'text ' || (c.word ->> 'text_version')), r.received_at,
     a.kind, a.value, NULL
 FROM records AS r
@@ -61,14 +61,14 @@ JOIN LATERAL (
     WHERE v.value <> ''
     ORDER BY v.kind = CASE c.word ->> 'channel' WHEN 'wechat' THEN 'wechat_openid' WHEN 'email' THEN 'email' ELSE 'phone' END DESC, v.kind
     LIMIT 1
-) AS a ON true
+) AS a ON TRUE
 WHERE r.kind = 'binding' AND c.word ->> 'channel' IN ('wechat', 'email', 'sms', 'push')
   AND c.word ->> 'purpose' IN ('marketing', 'service') AND c.word ->> 'granted' IN ('true', 'false')
 UNION ALL
 -- an unsubscribe link, or a reply: no more marketing on that channel
 SELECT
     r.batch_id, r.record_key, r.payload,
-    r.record_key, u.channel, 'marketing', false, 'unsubscribed by the link in ' || coalesce(u.key, 'a message'), r.received_at,
+    r.record_key AS event_id, u.channel, 'marketing', FALSE, 'unsubscribed by the link in ' || coalesce(u.key, 'a message'), r.received_at,
     CASE WHEN u.email LIKE 'email:%%' THEN 'email' ELSE 'wechat_openid' END,
     CASE WHEN u.email LIKE 'email:%%' THEN u.email ELSE u.openid END, u.key
 FROM records AS r
@@ -93,7 +93,7 @@ LEFT JOIN LATERAL (   -- a withdrawal that names nobody: the message knows whom 
     WHERE i.identity_id IS NULL AND x.message_key = w.message_key
     ORDER BY k.kind = CASE w.channel WHEN 'wechat' THEN 'wechat_openid' WHEN 'email' THEN 'email' ELSE 'phone' END DESC, mi.identity_id
     LIMIT 1
-) AS own ON true
+) AS own ON TRUE
 WHERE w.occurred_at IS NOT NULL;
 
 INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at)

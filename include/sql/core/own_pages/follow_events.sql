@@ -17,7 +17,7 @@ FOR UPDATE OF m;
 INSERT INTO core.follow_events (source_id, event_id, identity_id, kind, occurred_at)
 SELECT
     %(account_source_id)s::text,
-    concat_ws('/', x.openid, extract(epoch FROM x.occurred_at)::bigint, x.event),
+    concat_ws('/', x.openid, extract(EPOCH FROM x.occurred_at)::bigint, x.event),
     i.identity_id, CASE x.event WHEN 'subscribe' THEN 'follow' ELSE 'unfollow' END, x.occurred_at
 FROM mapping_range AS g
 JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id

@@ -44,8 +44,9 @@ SELECT
     t.*,
     nullif(concat_ws('; ',
         CASE WHEN t.received_at IS NULL THEN 'received_at is missing or not a time' END,
-        CASE WHEN t.kind IS NULL OR t.kind NOT IN ('wechat.event', 'binding', 'click', 'unsubscribe') THEN 'kind is missing or unknown' END,
-        CASE WHEN t.kind = 'binding' AND num_nonnulls(t.openid, t.phone, t.email) = 0 THEN 'data has neither openid nor phone nor email' END,
+        CASE WHEN coalesce(t.kind, '') NOT IN ('wechat.event', 'binding', 'click', 'unsubscribe') THEN 'kind is missing or unknown' END,
+        CASE WHEN t.kind = 'binding' AND num_nonnulls(t.openid, t.phone, t.email) = 0
+             THEN 'data has neither openid nor phone nor email' END,
         CASE WHEN t.kind IN ('click', 'unsubscribe') AND coalesce(t.payload #>> '{data,key}', t.openid, t.email) IS NULL
              THEN 'data has neither key nor openid nor email' END
     ), '') AS problem
@@ -57,7 +58,7 @@ FROM new_events AS n
 CROSS JOIN LATERAL (VALUES ('wechat_openid', n.openid), ('phone', n.phone), ('email', n.email)) AS v (kind, value)
 WHERE n.problem IS NULL AND v.value IS NOT NULL
 GROUP BY v.kind, v.value
-ORDER BY min(n.received_at), v.kind DESC, v.value
+ORDER BY min(n.received_at), v.kind DESC, v.value ASC
 ON CONFLICT (kind, value) DO UPDATE SET first_seen_at = excluded.first_seen_at
 WHERE excluded.first_seen_at < i.first_seen_at;
 
@@ -80,10 +81,10 @@ WHERE excluded.observed_at < l.observed_at;
 INSERT INTO core.profiles AS f (identity_id, source_id, name, language, observed_at)
 SELECT DISTINCT ON (i.identity_id) i.identity_id, %(source_id)s::text, n.name, n.language, n.received_at
 FROM new_events AS n
-JOIN core.identities AS i
-    ON (i.kind = 'wechat_openid' AND i.value = n.openid) OR (i.kind = 'phone' AND i.value = n.phone) OR (i.kind = 'email' AND i.value = n.email)
+CROSS JOIN LATERAL (VALUES ('wechat_openid', n.openid), ('phone', n.phone), ('email', n.email)) AS v (kind, value)
+JOIN core.identities AS i ON i.kind = v.kind AND i.value = v.value
 WHERE n.problem IS NULL AND n.kind = 'binding' AND num_nonnulls(n.name, n.language) > 0
-ORDER BY i.identity_id, n.received_at DESC, n.record_id DESC
+ORDER BY i.identity_id ASC, n.received_at DESC, n.record_id DESC
 ON CONFLICT (identity_id) DO UPDATE SET
     name = excluded.name, language = excluded.language, observed_at = excluded.observed_at, source_id = excluded.source_id
 WHERE (f.source_id <> excluded.source_id OR excluded.observed_at >= f.observed_at)
@@ -95,7 +96,7 @@ SELECT DISTINCT ON (n.event_id, n.problem, n.payload)
     %(as_of_at)s::timestamptz
 FROM new_events AS n
 WHERE n.problem IS NOT NULL
-ORDER BY n.event_id, n.problem, n.payload, n.batch_id DESC
+ORDER BY n.event_id ASC, n.problem ASC, n.payload ASC, n.batch_id DESC
 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
 WHERE excluded.batch_id > j.batch_id;

@@ -51,7 +51,8 @@ ON CONFLICT (source_id, event_id) DO NOTHING;
 
 -- Clicks whose message is known: name it; and where the click named nobody, the message knows whose it was.
 INSERT INTO core.interactions AS c (source_id, event_id, identity_id, kind, message_key, occurred_at)
-SELECT DISTINCT ON (e.source_id, e.event_id) e.source_id, e.event_id, coalesce(c.identity_id, i.identity_id), 'click', e.message_key, e.occurred_at
+SELECT DISTINCT ON (e.source_id, e.event_id)
+    e.source_id, e.event_id, coalesce(c.identity_id, i.identity_id), 'click', e.message_key, e.occurred_at
 FROM core.message_events AS e
 LEFT JOIN core.interactions AS c ON c.source_id = e.source_id AND c.event_id = e.event_id
 LEFT JOIN core.exposures AS x ON x.message_key = e.message_key
@@ -60,7 +61,9 @@ LEFT JOIN core.member_identities AS mi ON mi.member_id = coalesce(m.absorbed_by,
 LEFT JOIN core.identities AS i ON i.identity_id = mi.identity_id
 WHERE e.source_id = %(source_id)s::text AND e.kind = 'clicked'
   AND (c.event_id IS NULL OR c.message_key IS NULL) AND coalesce(c.identity_id, i.identity_id) IS NOT NULL
-ORDER BY e.source_id, e.event_id, i.kind = CASE WHEN x.channel = 'email' THEN 'email' ELSE 'wechat_openid' END DESC, i.identity_id
+ORDER BY
+    e.source_id ASC, e.event_id ASC,
+    i.kind = CASE WHEN x.channel = 'email' THEN 'email' ELSE 'wechat_openid' END DESC, i.identity_id ASC
 ON CONFLICT (source_id, event_id) DO UPDATE SET message_key = excluded.message_key
 WHERE c.message_key IS NULL;
 

@@ -47,7 +47,7 @@ typed AS (
         f.message_id, f.event,
         CASE WHEN f.event IS NOT NULL THEN f.status END AS detail,
         -- of a mass send WeChat tells only how many got it: when not all did, nobody knows who
-        f.event = 'MASSSENDJOBFINISH' AND f.status = 'send success' AND f.sent_count IS DISTINCT FROM f.total_count AS is_partly,
+        (f.event = 'MASSSENDJOBFINISH' AND f.status = 'send success' AND f.sent_count IS DISTINCT FROM f.total_count) AS is_partly,
         coalesce(f.created_at, raw.to_instant(r.payload ->> 'received_at')) AS occurred_at
     FROM records AS r
     CROSS JOIN LATERAL (
@@ -73,7 +73,7 @@ JOIN core.message_events AS a ON a.source_id = %(account_source_id)s::text AND a
 WHERE n.message_id IS NOT NULL AND n.key IS NULL
 UNION
 -- our links name it by its key
-SELECT n.event_id, n.key, n.event_id
+SELECT n.event_id, n.key, n.event_id AS row_id
 FROM new_answers AS n
 WHERE n.key IS NOT NULL AND (
     EXISTS (SELECT FROM core.exposures AS x WHERE x.message_key = n.key)
@@ -81,7 +81,7 @@ WHERE n.key IS NOT NULL AND (
 ) AND NOT EXISTS (SELECT FROM core.exposures AS x WHERE x.group_key = n.key)
 UNION
 -- all links of a mass send are the same: the openid tells whose message it was; a friend's click stays with the send
-SELECT n.event_id, coalesce(own.message_key, n.key), n.event_id
+SELECT n.event_id, coalesce(own.message_key, n.key), n.event_id AS row_id
 FROM new_answers AS n
 LEFT JOIN LATERAL (
     SELECT x.message_key
@@ -91,7 +91,7 @@ LEFT JOIN LATERAL (
     JOIN core.exposures AS x ON x.member_id = m.member_id AND x.group_key = n.key
     WHERE i.kind = 'wechat_openid' AND i.value = n.openid
     ORDER BY x.exposed_at, x.message_key LIMIT 1
-) AS own ON true
+) AS own ON TRUE
 WHERE n.key IS NOT NULL AND EXISTS (SELECT FROM core.exposures AS x WHERE x.group_key = n.key);
 
 INSERT INTO core.message_events (source_id, event_id, message_key, kind, detail, occurred_at)

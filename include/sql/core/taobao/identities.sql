@@ -35,7 +35,7 @@ FROM new_sightings AS s
 CROSS JOIN LATERAL (VALUES ('taobao_open_uid', s.open_uid), ('phone', s.phone)) AS v (kind, value)
 WHERE v.value <> ''
 GROUP BY v.kind, v.value
-ORDER BY min(s.seen_at), v.kind DESC, v.value
+ORDER BY min(s.seen_at), v.kind DESC, v.value ASC
 ON CONFLICT (kind, value) DO UPDATE SET first_seen_at = excluded.first_seen_at
 WHERE excluded.first_seen_at < i.first_seen_at;
 
@@ -55,7 +55,7 @@ SELECT DISTINCT ON (u.identity_id) u.identity_id, %(source_id)s::text, s.name, s
 FROM new_sightings AS s
 JOIN core.identities AS u ON u.kind = 'taobao_open_uid' AND s.open_uid = u.value
 WHERE s.name IS NOT NULL
-ORDER BY u.identity_id, s.seen_at DESC, s.name
+ORDER BY u.identity_id ASC, s.seen_at DESC, s.name ASC
 ON CONFLICT (identity_id) DO UPDATE SET name = excluded.name, observed_at = excluded.observed_at, source_id = excluded.source_id
 WHERE excluded.observed_at >= f.observed_at AND (f.name, f.observed_at) IS DISTINCT FROM (excluded.name, excluded.observed_at);
 

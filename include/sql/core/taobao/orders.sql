@@ -98,7 +98,7 @@ SELECT DISTINCT ON (n.order_id)
 FROM new_orders AS n
 LEFT JOIN core.identities AS i ON i.kind = 'taobao_open_uid' AND n.open_uid = i.value
 WHERE n.problem IS NULL
-ORDER BY n.order_id, n.modified_at DESC, n.record_id DESC
+ORDER BY n.order_id ASC, n.modified_at DESC, n.record_id DESC
 ON CONFLICT (source_id, order_id) DO UPDATE SET
     identity_id = excluded.identity_id, status = excluded.status, status_original = excluded.status_original,
     is_paid = excluded.is_paid, goods_amount = excluded.goods_amount, paid_amount = excluded.paid_amount,
@@ -114,7 +114,7 @@ SELECT DISTINCT ON (n.order_id, n.problem, n.payload)
     %(as_of_at)s::timestamptz
 FROM new_orders AS n
 WHERE n.problem IS NOT NULL
-ORDER BY n.order_id, n.problem, n.payload, n.batch_id DESC
+ORDER BY n.order_id ASC, n.problem ASC, n.payload ASC, n.batch_id DESC
 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
 WHERE excluded.batch_id > j.batch_id;

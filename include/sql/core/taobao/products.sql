@@ -18,7 +18,7 @@ SELECT DISTINCT ON (l.product_id) l.source_id, l.product_id, l.title, l.outer_id
 FROM mapping_range AS g
 JOIN core.orders AS o ON o.batch_id > g.after_batch_id AND o.batch_id <= g.upto_batch_id AND o.source_id = %(source_id)s::text
 JOIN core.order_lines AS l ON l.source_id = o.source_id AND l.order_id = o.order_id
-ORDER BY l.product_id, o.modified_at DESC, l.title DESC, l.outer_id DESC
+ORDER BY l.product_id ASC, o.modified_at DESC, l.title DESC, l.outer_id DESC
 ON CONFLICT (source_id, product_id) DO UPDATE SET title = excluded.title, outer_id = excluded.outer_id, seen_at = excluded.seen_at
 WHERE (excluded.seen_at, excluded.title, coalesce(excluded.outer_id, '')) > (p.seen_at, p.title, coalesce(p.outer_id, ''));
 

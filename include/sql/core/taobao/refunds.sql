@@ -74,7 +74,7 @@ FROM new_refunds AS n
 LEFT JOIN core.identities AS i ON i.kind = 'taobao_open_uid' AND n.open_uid = i.value
 LEFT JOIN core.orders AS o ON o.source_id = %(source_id)s::text AND n.tid = o.order_id
 WHERE n.problem IS NULL
-ORDER BY n.refund_id, n.modified_at DESC, n.record_id DESC
+ORDER BY n.refund_id ASC, n.modified_at DESC, n.record_id DESC
 ON CONFLICT (source_id, refund_id) DO UPDATE SET
     order_id = excluded.order_id, line_id = excluded.line_id, identity_id = excluded.identity_id, status = excluded.status,
     status_original = excluded.status_original, is_money = excluded.is_money, refund_amount = excluded.refund_amount,
@@ -95,7 +95,7 @@ SELECT DISTINCT ON (n.refund_id, n.problem, n.payload)
     %(as_of_at)s::timestamptz
 FROM new_refunds AS n
 WHERE n.problem IS NOT NULL
-ORDER BY n.refund_id, n.problem, n.payload, n.batch_id DESC
+ORDER BY n.refund_id ASC, n.problem ASC, n.payload ASC, n.batch_id DESC
 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
 WHERE excluded.batch_id > j.batch_id;

@@ -61,7 +61,7 @@ CROSS JOIN LATERAL (
     WHERE n.reply IS NOT NULL AND r.source_id = %(source_id)s::text AND r.stream = 'rates' AND r.record_key = n.review_id
 ) AS a
 WHERE n.problem IS NULL
-ORDER BY n.review_id, n.record_id DESC
+ORDER BY n.review_id ASC, n.record_id DESC
 ON CONFLICT (source_id, review_id) DO UPDATE SET
     order_id = excluded.order_id, line_id = excluded.line_id, product_id = excluded.product_id, identity_id = excluded.identity_id,
     rating = excluded.rating, rating_original = excluded.rating_original, content = excluded.content, reply = excluded.reply,
@@ -81,7 +81,7 @@ SELECT DISTINCT ON (n.review_id, n.problem, n.payload)
     %(as_of_at)s::timestamptz
 FROM new_reviews AS n
 WHERE n.problem IS NOT NULL
-ORDER BY n.review_id, n.problem, n.payload, n.batch_id DESC
+ORDER BY n.review_id ASC, n.problem ASC, n.payload ASC, n.batch_id DESC
 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
 WHERE excluded.batch_id > j.batch_id;

@@ -16,7 +16,7 @@ FOR UPDATE OF m;
 INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at)
 SELECT
     %(source_id)s::text,
-    concat_ws('/', CASE WHEN e.is_following THEN 'follow' ELSE 'leave' END, r.record_key, extract(epoch FROM e.occurred_at)::bigint),
+    concat_ws('/', CASE WHEN e.is_following THEN 'follow' ELSE 'leave' END, r.record_key, extract(EPOCH FROM e.occurred_at)::bigint),
     i.identity_id, 'wechat', p.purpose, e.is_following,
     CASE WHEN e.is_following THEN 'followed the account' ELSE 'does not follow the account any more' END,
     e.occurred_at
@@ -24,7 +24,9 @@ FROM mapping_range AS g
 JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
 CROSS JOIN LATERAL (
     SELECT r.payload ->> 'subscribe' = '1' AS is_following,
-           CASE r.payload ->> 'subscribe' WHEN '1' THEN raw.from_epoch(r.payload ->> 'subscribe_time') WHEN '0' THEN r.observed_at END AS occurred_at
+           CASE r.payload ->> 'subscribe'
+               WHEN '1' THEN raw.from_epoch(r.payload ->> 'subscribe_time') WHEN '0' THEN r.observed_at
+           END AS occurred_at
 ) AS e
 JOIN core.identities AS i ON i.kind = 'wechat_openid' AND r.record_key = i.value
 CROSS JOIN (VALUES ('marketing'), ('service')) AS p (purpose)

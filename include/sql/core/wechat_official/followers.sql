@@ -19,7 +19,7 @@ DROP TABLE IF EXISTS pg_temp.new_followers;
 CREATE TEMPORARY TABLE new_followers ON COMMIT DROP AS
 SELECT
     r.record_id, r.batch_id, r.record_key AS openid, r.observed_at, r.payload,
-    CASE r.payload ->> 'subscribe' WHEN '1' THEN true WHEN '0' THEN false END AS is_following,
+    CASE r.payload ->> 'subscribe' WHEN '1' THEN TRUE WHEN '0' THEN FALSE END AS is_following,
     raw.from_epoch(r.payload ->> 'subscribe_time') AS followed_at,
     nullif(r.payload ->> 'subscribe_scene', '') AS scene,
     CASE WHEN r.payload ->> 'language' LIKE 'zh%%' THEN 'zh' WHEN r.payload ->> 'language' LIKE 'en%%' THEN 'en' END AS language,
@@ -47,9 +47,9 @@ LEFT JOIN LATERAL (
     FROM new_followers AS p
     WHERE p.openid = n.openid AND p.is_following AND p.problem IS NULL AND p.record_id < n.record_id AND NOT n.is_following
     ORDER BY p.record_id DESC LIMIT 1
-) AS p ON true
+) AS p ON TRUE
 WHERE n.problem IS NULL
-ORDER BY n.openid, n.record_id DESC
+ORDER BY n.openid ASC, n.record_id DESC
 ON CONFLICT (source_id, openid) DO UPDATE SET
     is_following = excluded.is_following, followed_at = coalesce(excluded.followed_at, f.followed_at),
     unfollowed_at = excluded.unfollowed_at, scene = coalesce(excluded.scene, f.scene),
@@ -62,7 +62,7 @@ SELECT DISTINCT ON (n.openid, n.problem, n.payload)
     %(as_of_at)s::timestamptz
 FROM new_followers AS n
 WHERE n.problem IS NOT NULL
-ORDER BY n.openid, n.problem, n.payload, n.batch_id DESC
+ORDER BY n.openid ASC, n.problem ASC, n.payload ASC, n.batch_id DESC
 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
 WHERE excluded.batch_id > j.batch_id;

@@ -52,7 +52,7 @@ SELECT DISTINCT ON (o.identity_id) o.identity_id, %(source_id)s::text, s.languag
 FROM new_sightings AS s
 JOIN core.identities AS o ON o.kind = 'wechat_openid' AND s.openid = o.value
 WHERE s.language IS NOT NULL
-ORDER BY o.identity_id, s.seen_at DESC, s.language
+ORDER BY o.identity_id ASC, s.seen_at DESC, s.language ASC
 ON CONFLICT (identity_id) DO UPDATE SET language = excluded.language, observed_at = excluded.observed_at, source_id = excluded.source_id
 WHERE f.source_id = excluded.source_id AND excluded.observed_at >= f.observed_at
   AND (f.language, f.observed_at) IS DISTINCT FROM (excluded.language, excluded.observed_at);
