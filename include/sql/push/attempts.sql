@@ -5,7 +5,7 @@ WITH
 held AS (
     UPDATE push.messages AS m
     SET attempt_count = m.attempt_count + 1, lease_until = %(lease_until)s::timestamptz, updated_at = %(now_at)s::timestamptz
-    WHERE m.message_id = ANY(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
+    WHERE m.message_id = any(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
       AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
     RETURNING m.message_id, m.attempt_count
 )

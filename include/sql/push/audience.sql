@@ -132,7 +132,7 @@ options AS (   -- every channel of the campaign for every member who has an addr
         f.member_id, o.channel, o.position,
         CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END AS address,
         coalesce(c.is_granted, o.consent_kind = 'following') AS has_consent,
-        EXISTS (
+        EXISTS (  -- noqa: CP03,LT01,LT06
             SELECT 1
             FROM push.suppressions AS x
             WHERE x.channel = o.family

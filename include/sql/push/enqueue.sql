@@ -76,7 +76,7 @@ SELECT
     ),
     n.request_key,
     CASE WHEN n.channel = %(group_channel)s::text THEN 'g-' || left(encode(sha256(convert_to(concat_ws(
-        '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, n.position %% n.group_count
+        '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, mod(n.position, n.group_count)
     ), 'UTF8')), 'hex'), 40) END,
     CASE WHEN n.is_refused THEN 'failed' ELSE 'queued' END,
     CASE WHEN n.is_refused THEN 'coupon refused: ' || coalesce(n.last_error, '') END,

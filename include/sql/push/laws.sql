@@ -28,17 +28,22 @@ SELECT
     -- a held-out member reached by this run at an address they share with somebody
     (SELECT count(*) FROM message AS m
         JOIN audience AS a ON a.state = 'holdout' AND m.address IN (a.facts ->> 'openid', a.facts ->> 'email')) AS leaked_count,
-    (SELECT count(*) FROM (SELECT m.address FROM message AS m GROUP BY m.channel, m.address, m.step HAVING count(*) > 1) AS d) AS same_address_count,
+    (
+        SELECT count(*)
+        FROM (SELECT m.address FROM message AS m GROUP BY m.channel, m.address, m.step HAVING count(*) > 1) AS d
+    ) AS same_address_count,
     -- two calls that may both have gone out, on a channel that cannot recognise a repeat
     (SELECT count(*) FROM (
         SELECT t.message_id
         FROM push.attempts AS t
-        JOIN message AS m ON m.message_id = t.message_id AND m.channel <> ALL(%(repeatable)s::text[])
+        JOIN message AS m ON m.message_id = t.message_id AND m.channel <> all(%(repeatable)s::text[])
         WHERE t.outcome IN ('accepted', 'unknown')
         GROUP BY t.message_id HAVING count(*) > 1
     ) AS d) AS twice_count,
-    (SELECT count(*) FROM message AS m JOIN run AS r ON m.accepted_at > r.expires_at + INTERVAL '1 minute') AS late_count,
-    (SELECT count(*) FROM message AS m JOIN run AS r ON r.approved_hash IS NULL OR r.approved_hash <> r.content_hash) AS unapproved_count,
+    (SELECT count(*) FROM message AS m JOIN run AS r ON m.accepted_at > r.expires_at + interval '1 minute') AS late_count,
+    (
+        SELECT count(*) FROM message CROSS JOIN run AS r WHERE r.approved_hash IS NULL OR r.approved_hash <> r.content_hash
+    ) AS unapproved_count,
     (SELECT count(*) FROM coupon) AS coupon_count,
     (SELECT count(*) FROM coupon WHERE state = 'reserved') AS coupon_reserved_count,
     (SELECT count(*) FROM coupon WHERE state IN ('issued', 'redeemed', 'expired')) AS coupon_issued_count,
@@ -47,7 +52,10 @@ SELECT
     (SELECT count(*) FROM coupon WHERE state = 'expired') AS coupon_expired_count,
     (SELECT count(*) FROM coupon WHERE state = 'released') AS coupon_released_count,
     (SELECT count(*) FROM coupon WHERE state = 'unknown') AS coupon_unknown_count,
-    (SELECT count(*) FROM coupon WHERE (state IN ('issued', 'redeemed', 'expired')) <> (platform_coupon_id IS NOT NULL)) AS coupon_idless_count,
+    (
+        SELECT count(*) FROM coupon
+        WHERE (state IN ('issued', 'redeemed', 'expired')) <> (platform_coupon_id IS NOT NULL)
+    ) AS coupon_idless_count,
     (SELECT count(*) - count(DISTINCT platform_coupon_id) FROM coupon WHERE platform_coupon_id IS NOT NULL) AS coupon_twice_count,
     (SELECT count(*) FROM stock WHERE used_count > budget_count) AS over_budget_count,
     -- a message that promises a coupon its receiver does not have

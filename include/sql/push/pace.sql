@@ -5,6 +5,8 @@
 SELECT set_config('synchronous_commit', 'off', TRUE);
 
 UPDATE push.pace
-SET next_at = greatest(next_at, clock_timestamp()) + %(slots)s::integer * INTERVAL '1 s' / %(rate)s::double precision
+SET next_at = greatest(next_at, clock_timestamp()) + %(slots)s::integer * interval '1 s' / %(rate)s::double precision
 WHERE account = %(account)s::text
-RETURNING extract(EPOCH FROM next_at - %(slots)s::integer * INTERVAL '1 s' / %(rate)s::double precision - clock_timestamp())::double precision AS starts_in;
+RETURNING extract(
+    EPOCH FROM next_at - %(slots)s::integer * interval '1 s' / %(rate)s::double precision - clock_timestamp()
+)::double precision AS starts_in;

@@ -34,7 +34,7 @@ failed AS (
     SET state = 'failed', last_error = left(coalesce(r.detail, r.kind), 300), updated_at = %(now_at)s::timestamptz
     FROM refusal AS r
     WHERE r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted'
-      AND NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = r.message_key)
+      AND NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = r.message_key)  -- noqa: RF01
     RETURNING m.channel, m.address, r.kind, r.detail
 ),
 suppressed AS (   -- a dead mailbox, or a person who blocked us

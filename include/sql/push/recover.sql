@@ -27,7 +27,7 @@ decided AS (
         CASE
             WHEN q.message_id IS NULL AND d.expires_at <= %(now_at)s::timestamptz THEN 'expired'
             WHEN q.message_id IS NULL THEN 'queued'
-            WHEN d.channel = ANY(%(repeatable)s::text[]) AND d.expires_at > %(now_at)s::timestamptz THEN 'queued'
+            WHEN d.channel = any(%(repeatable)s::text[]) AND d.expires_at > %(now_at)s::timestamptz THEN 'queued'
             ELSE 'unknown'
         END AS state
     FROM dead AS d

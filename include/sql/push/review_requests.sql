@@ -20,7 +20,7 @@ asked AS (   -- every request this journey ever made, whatever became of it
 open_orders AS (   -- signed, not sent back, and nobody has written about any of its lines
     SELECT o.source_id, o.order_id, o.identity_id, o.signed_at, 'review/' || o.source_id || '/' || o.order_id AS key_prefix
     FROM core.orders AS o
-    WHERE o.signed_at >= least(%(ask_from)s::timestamptz, %(remind_from)s::timestamptz - INTERVAL '60 days')
+    WHERE o.signed_at >= least(%(ask_from)s::timestamptz, %(remind_from)s::timestamptz - interval '60 days')
       AND o.signed_at < %(ask_until)s::timestamptz
       AND o.status IN ('signed', 'finished')
       AND NOT EXISTS (
@@ -111,7 +111,7 @@ options AS (   -- a service message needs service consent; on e-mail the marketi
     SELECT
         a.member_id, a.channel, a.address, a.position,
         coalesce(service.is_granted, marketing.is_granted, a.consent_kind = 'following') AS has_consent,
-        EXISTS (
+        EXISTS (  -- noqa: CP03,LT01,LT06
             SELECT 1 FROM push.suppressions AS x
             WHERE x.channel = a.family AND x.address = a.address AND x.since < %(planned_at)s::timestamptz
               AND (x.until IS NULL OR x.until >= %(planned_at)s::timestamptz)
@@ -132,7 +132,11 @@ routes AS (
 )
 SELECT
     c.member_id, c.step, c.key_prefix || '/' || c.step AS message_key,
-    CASE WHEN r.member_id IS NULL THEN 'no_address' WHEN NOT r.has_consent THEN 'no_consent' WHEN r.channel IS NULL THEN 'suppressed' END AS reason,
+    CASE
+        WHEN r.member_id IS NULL THEN 'no_address'
+        WHEN NOT r.has_consent THEN 'no_consent'
+        WHEN r.channel IS NULL THEN 'suppressed'
+    END AS reason,
     r.channel, r.address, n.name,
     CASE
         WHEN coalesce(p.language, f.language) IS NULL THEN %(default_language)s::text
