@@ -44,6 +44,7 @@ class Demo:
     console: Console
     timings: dict[str, float] = field(default_factory=dict)
     task_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    truth: dict[str, Any] = field(default_factory=dict)  # what the world held when the last night began
     started: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -73,6 +74,7 @@ class Demo:
     def night(self, api: AirflowApi, name: str, business_date: date) -> None:
         """What the schedule does at 02:00: extract every source, then everything that follows from it."""
         self.set_clock(business_date + timedelta(days=1), 2, 30)
+        self.truth = self.stack.control("/truth")
         begun = time.monotonic()
         self.say(f"{name}: business date {business_date}, extracting")
         known = {dag_id: api.run_ids(dag_id) for dag_id in STARTED_BY_ASSETS}
@@ -132,13 +134,13 @@ class Demo:
         from nightmarket.report import summary, write_night_report
 
         result = summary(business_dates)
-        truth, counters = self.stack.control("/truth"), self.stack.control("/counters")
+        counters = self.stack.control("/counters")
         # whom it treated and to whom it delivered are people, and stay in the sandbox
-        truth["experiment"] = {k: v for k, v in truth["experiment"].items() if not isinstance(v, list)}
+        experiment = {k: v for k, v in self.truth["experiment"].items() if not isinstance(v, list)}
         messages = {
             k: v for k, v in counters["messages"].items() if k in ("total", "by_channel", "max_per_receiver_and_key")
         }
-        result["sandbox_truth"] = truth
+        result["sandbox_truth"] = self.truth | {"experiment": experiment}
         result["sandbox_counters"] = {
             "requests": counters["requests"],
             "refused": counters["refused"],
