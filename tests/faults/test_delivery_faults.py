@@ -11,9 +11,16 @@ import pytest
 from campaign_world import AS_OF, start_run, states
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import RunRefused, build_run
-from nightmarket.campaigns.delivery import deliver
+from nightmarket.campaigns.delivery import ChannelPaused, deliver
 
 SERVICE = "cgi-bin/message/custom/send"
+
+
+def paused(run_id: str, worker: str) -> dict[str, Any]:
+    """Deliver, and expect that a channel is paused; what was done before."""
+    with pytest.raises(ChannelPaused) as caught:
+        deliver(run_id, worker, 30)
+    return caught.value.result
 
 
 @pytest.mark.parametrize("channel", ["wechat_service", "wechat_mass", "email"])
@@ -144,13 +151,12 @@ def test_a_platform_that_fails_all_the_time_is_paused_not_burned_through(stage: 
         data["channels"]["wechat_service"].update(connections=2)
     run_id = stage.run("wechat_service", 60)
     stage.fault(platform="wechat_official", method=SERVICE, kind="http_500", times=-1)
-    result = deliver(run_id, "first", 30)
-    assert result["paused"] == [
-        "wechat_service is paused: 5 calls in a row failed, the last one with 500: server error"
-    ]
+    (sentence,) = paused(run_id, "first")["paused"]
+    reason = "5 calls in a row failed, the last one with 500: server error"
+    assert sentence == f"wechat_service is paused until 2026-03-15 10:05: {reason}"
     assert states(stage.db, run_id)["queued"] >= 60 - 5 - 2 - 5
     stage.fault()
-    assert "wechat_service is paused until" in deliver(run_id, "second", 30)["paused"][0]
+    assert "wechat_service is paused until" in paused(run_id, "second")["paused"][0]
     assert outbox.resume("wechat_service", "wechat_official", "tester")
     assert not outbox.resume("wechat_service", "wechat_official", "tester")
     deliver(run_id, "third", 30)
@@ -162,7 +168,7 @@ def test_a_platform_that_fails_all_the_time_is_paused_not_burned_through(stage: 
 def test_a_daily_quota_waits_for_tomorrow(stage: Any) -> None:
     run_id = stage.run("wechat_service", 10)
     stage.fault(platform="wechat_official", method=SERVICE, kind="call_limit", times=-1)
-    result = deliver(run_id, "first", 30)
+    result = paused(run_id, "first")
     assert "daily quota of this interface reached (45009)" in result["paused"][0]
     assert states(stage.db, run_id) == {"queued": 10}
     stage.fault()
@@ -175,7 +181,7 @@ def test_a_wrong_secret_stops_before_the_first_message(stage: Any, monkeypatch: 
     account = json.loads(os.environ["AIRFLOW_CONN_WECHAT_OFFICIAL"])
     monkeypatch.setenv("AIRFLOW_CONN_WECHAT_OFFICIAL", json.dumps({**account, "password": "wrong"}))
     run_id = stage.run("wechat_service", 10)
-    result = deliver(run_id, "first", 30)
+    result = paused(run_id, "first")
     assert result["paused"][0].endswith("WeChat gives no usable access token: invalid appsecret (40125)")
     assert states(stage.db, run_id) == {"queued": 10}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nightmarket.channels.base import Call, Content, Outcome
-from nightmarket.channels.email import Email, check, message_id
+from nightmarket.channels.email import Email, _refusal, check, message_id
 from nightmarket.settings import ConfigError, Credentials, credentials
 
 CONTENT = Content(
@@ -138,3 +138,8 @@ def test_a_server_that_is_not_there_took_nothing(sandbox: Any) -> None:
 def test_a_connection_without_a_sender_is_refused(sandbox: Any) -> None:
     with pytest.raises(ConfigError, match=r"extra\.from_address is missing"):
         Email(Credentials("email", "127.0.0.1"), connections=1, timeout_seconds=1)
+
+
+def test_a_refusal_that_repeats_the_receiver_is_kept_without_it() -> None:
+    outcome = _refusal(550, "5.1.1 <wang@mail.test>: Recipient\r\nunknown wang@mail.test", at_receiver=True)
+    assert outcome.message == "5.1.1 <(address)>: Recipient unknown (address)"

@@ -71,6 +71,11 @@ CHANNEL_MISTAKES = {
     "no rate": ("rate_per_second: 100\n", "rate_per_second: 0\n", "channels.email.rate_per_second: Input should be greater than 0"),
     "link base without https": ("https://m.nightmarket.test", "http://m.nightmarket.test", "link_base_url"),
     "stock id": ('"9856001"', '"abc"', "coupon_stocks.winback_30.platform_stock_id"),
+    "more mass messages than allowed": ("month_messages: 4", "month_messages: 5", "must set month_messages to at most 4, the platform's own limit; it is 5"),
+    "a longer window than allowed": ("window_hours: 48", "window_hours: 72", "must set window_hours to at most 48, the platform's own limit; it is 72"),
+    "no rule about the window": ("        window_messages: 5\n", "", "must set window_messages to at most 5, the platform's own limit; it is not set"),
+    "advertising by template message": ("        purposes: [service]\n", "", "WeChat rule 3.9 must stay"),
+    "mail without consent": ("consent: granted", "consent: following", "marketing e-mail needs a consent that was given (Advertising Law art. 43)"),
 }  # fmt: skip
 
 

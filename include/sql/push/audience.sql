@@ -30,19 +30,19 @@ known AS (   -- every identity of a member of the segment
     JOIN core.member_identities AS mi ON mi.member_id = s.member_id
     JOIN core.identities AS i ON i.identity_id = mi.identity_id
 ),
+last_follow AS (   -- what each identity did last before the as-of instant
+    SELECT DISTINCT ON (e.identity_id) e.identity_id, e.kind
+    FROM core.follow_events AS e
+    WHERE e.source_id = %(account)s::text AND e.occurred_at < %(as_of_at)s::timestamptz
+    ORDER BY e.identity_id ASC, e.occurred_at DESC, e.event_id DESC
+),
 followed AS (   -- the account of the member that followed us at the as-of instant; the newest when there are several
     SELECT DISTINCT ON (k.member_id) k.member_id, f.openid, f.language
     FROM known AS k
     JOIN core.followers AS f ON f.identity_id = k.identity_id AND f.source_id = %(account)s::text
-    LEFT JOIN LATERAL (
-        SELECT e.kind
-        FROM core.follow_events AS e
-        WHERE e.identity_id = f.identity_id AND e.source_id = f.source_id AND e.occurred_at < %(as_of_at)s::timestamptz
-        ORDER BY e.occurred_at DESC, e.event_id DESC
-        LIMIT 1
-    ) AS last_event ON TRUE
+    LEFT JOIN last_follow AS l ON l.identity_id = f.identity_id
     WHERE coalesce(
-        last_event.kind = 'follow',
+        l.kind = 'follow',
         coalesce(f.followed_at < %(as_of_at)s::timestamptz, f.is_following)
         AND (f.is_following OR f.unfollowed_at >= %(as_of_at)s::timestamptz)
     )

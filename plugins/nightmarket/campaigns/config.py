@@ -145,9 +145,32 @@ class ChannelsFile(StrictModel):
         for name, channel in value.items():
             if name not in CHANNELS:
                 raise ValueError(f"there is no channel {name!r}; channels are {', '.join(sorted(CHANNELS))}")
+            for problem in _loosened(name, channel):
+                raise ValueError(f"{name}: {problem}")
             if CHANNELS[name].is_group != (channel.group_size is not None):
                 raise ValueError(f"{name}: group_size belongs to channels that send one call to many, and only there")
         return value
+
+
+# What the platforms themselves set; channels.yaml may be stricter, never looser.
+PLATFORM_LIMITS: dict[str, dict[str, int]] = {
+    "wechat_mass": {"month_messages": 4},
+    "wechat_service": {"window_hours": 48, "window_messages": 5},
+}
+
+
+def _loosened(name: str, channel: Channel) -> Iterator[str]:
+    """In words, how a block of channels.yaml allows more than its platform or the law does."""
+    for field, most in PLATFORM_LIMITS.get(name, {}).items():
+        value = channel.rule_value(field)
+        if value is None or value > most:
+            yield f"one of its rules must set {field} to at most {most}, the platform's own limit; it is {value or 'not set'}"
+    if name == "wechat_template" and not any(r.purposes == ("service",) and r.forbids_coupon for r in channel.rules):
+        yield "WeChat rule 3.9 must stay: purposes [service] and forbids_coupon (no advertising, no coupons)"
+    if name == "email" and channel.consent != "granted":
+        yield "marketing e-mail needs a consent that was given (Advertising Law art. 43); consent must be granted"
+    if not any(rule.needs_unsubscribe_link for rule in channel.rules) and name != "wechat_template":
+        yield "one of its rules must say needs_unsubscribe_link: an advertisement gives a way to refuse it (Advertising Law art. 43)"
 
 
 class Variant(StrictModel):

@@ -39,6 +39,16 @@ LATE_SECONDS = 0.01  # a slot missed by more is given up: the limit is never exc
 SOON_SECONDS = 30.0  # messages that are due again within this are waited for
 
 
+class ChannelPaused(RuntimeError):
+    """A channel is paused and messages wait for it; says which one, until when and why. `result` is what was done before."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__(
+            f"{'; '.join(result['paused'])}. {result['queued']:,} messages wait; nothing of them was sent."
+        )
+        self.result = result
+
+
 @dataclass
 class Unit:
     """One call to be made: the messages it is for, and what to send."""
@@ -56,10 +66,14 @@ def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, An
     """Send what is due of one run, or of all runs, for at most `max_seconds`.
 
     Returns the messages of these runs by state, plus `waiting_until` (ISO instant at which the send window opens, or
-    None), `paused` (sentences), `seconds` and `calls` of this worker. Raises ConfigError when the vault or an account is
-    not configured, psycopg.OperationalError when the database stays away; both leave the outbox recoverable.
+    None), `seconds` and `calls` of this worker. Raises ChannelPaused when messages wait for a channel that cannot work,
+    ConfigError when the vault or an account is not configured, psycopg.OperationalError when the database stays away;
+    all of them leave the outbox recoverable.
     """
-    return asyncio.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
+    result = asyncio.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
+    if result["paused"] and result.get("queued"):
+        raise ChannelPaused(result)
+    return result
 
 
 class _Database:
@@ -195,19 +209,18 @@ class _LaneWorker:
                     break
             await self._drain()
         if self.stopped:
-            self.delivery.paused.append(f"{self.name} is paused: {self.stopped}")
+            self.delivery.paused.append(await self.db(self.lane.paused) or f"{self.name} was paused: {self.stopped}")
 
     async def _is_open(self) -> bool:
         """Neither paused nor outside the send window; what is due outside the window is moved to its opening."""
-        paused = await self.db(self.lane.paused)
-        if paused:
-            self.delivery.paused.append(paused)
-            return False
         opening = await self.db(lambda connection: outbox.postpone(connection, self.run["run_id"], self.window))
         if opening:
             self._wait_until(opening)
             return False
-        return True
+        paused = await self.db(self.lane.paused)
+        if paused:
+            self.delivery.paused.append(paused)
+        return not paused
 
     def _wait_until(self, instant: datetime) -> None:
         waiting = self.delivery.waiting_until

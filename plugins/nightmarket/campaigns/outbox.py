@@ -349,7 +349,10 @@ class Lane:
             "SELECT paused_until, pause_reason FROM push.pace WHERE account = %s AND paused_until > %s",
             (self._pace, dates.now()),
         ).fetchone()
-        return f"{self.name} is paused until {row['paused_until']:%Y-%m-%d %H:%M}: {row['pause_reason']}" if row else ""
+        if row is None:
+            return ""
+        until = row["paused_until"].astimezone(get_settings().zone)
+        return f"{self.name} is paused until {until:%Y-%m-%d %H:%M}: {row['pause_reason']}"
 
 
 _STATES = {"accepted": "accepted", "refused": "failed", "retry": "queued", "pause": "queued", "unknown": "unknown"}

@@ -164,6 +164,11 @@ async def check(credentials: Credentials) -> str:
     return f"e-mail: {credentials.host}:{credentials.port} lets {credentials.login or 'us'} send as {channel.sender}"
 
 
+def _without_addresses(text: str) -> str:
+    """Servers like to repeat the receiver in a refusal; what is kept in the database must not name a person."""
+    return re.sub(r"[^\s<>;,]+@[^\s<>;,]+", "(address)", " ".join(text.split()))[:200]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -179,14 +184,14 @@ def _not_connected(error: Exception) -> Outcome:
     if isinstance(error, ssl.SSLError):
         return Outcome("pause", code="tls", message="the mail server's certificate is not accepted", retry_after=3600)
     if isinstance(error, SMTPResponseException):
-        return Outcome("retry", code=str(error.code), message=error.message[:200], retry_after=60)
+        return Outcome("retry", code=str(error.code), message=_without_addresses(error.message), retry_after=60)
     text = "cannot reach the mail server" if isinstance(error, (SMTPConnectError, OSError)) else type(error).__name__
     return Outcome("retry", code="connect", message=text, retry_after=10)
 
 
 def _refusal(code: int, text: str, *, at_receiver: bool) -> Outcome:
     """4xx: later. 5.7.x: our policy problem, so stop. 5xx at the receiver: the address is dead, never again."""
-    text = " ".join(text.split())[:200]
+    text = _without_addresses(text)
     if 400 <= code < 500:
         return Outcome("retry", http_status=code, code=str(code), message=text, retry_after=300 if code != 421 else 60)
     if re.match(r"5\.7\.\d", text):
