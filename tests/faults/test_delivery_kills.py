@@ -2,6 +2,7 @@
 what cannot be known is listed."""
 
 import random
+import signal
 import time
 from typing import Any
 
@@ -82,6 +83,24 @@ def check_doubt(stage: Any, run_id: str, channel: str) -> None:
     assert result["arrived"] > 0
     in_doubt = 0 if channel == "wechat_mass" else COUNT
     assert (result["accepted"], result["unknown"]) == (COUNT - in_doubt, in_doubt)
+
+
+@pytest.mark.parametrize("channel", ["wechat_service", "email"])
+def test_a_worker_that_is_asked_to_stop_leaves_no_doubt(stage: Any, channel: str) -> None:
+    """SIGTERM, as when a task is cleared: open calls are finished and recorded, the rest goes back at once."""
+    stage.audience(channel, 50)
+    with stage.config.editing("channels.yaml") as data:
+        data["channels"][channel]["rate_per_second"] = 15
+    run_id = start_run()
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(lambda: len(stage.received_keys()) > 3)
+    worker.terminate()
+    assert worker.wait(20) == -signal.SIGTERM
+    states = list(stage.messages(run_id).values())
+    assert set(states) == {"accepted", "queued"}
+    assert states.count("accepted") == len(stage.received_keys())
+    deliver(run_id, "second", 30)
+    assert stage.judge(run_id) == {"accepted": 50, "unknown": 0, "arrived": 50}
 
 
 def test_killed_again_and_again_at_random(stage: Any) -> None:

@@ -288,6 +288,39 @@ def test_progress_and_results_carry_no_personal_value(stage: Any, caplog: pytest
         assert secret not in text
 
 
+def test_progress_is_told_while_it_works(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    stage.audience("email", 12)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"]["progress_seconds"] = 0.4
+        data["channels"]["email"]["rate_per_second"] = 10
+    run_id = start_run()
+    caplog.set_level("INFO", logger="nightmarket.campaigns.delivery")
+    deliver(run_id, "w", 30)
+    lines = [record.getMessage() for record in caplog.records if "remaining" in record.getMessage()]
+    assert lines
+    assert lines[-1].startswith("winback_gold@2026-03-14 email: ")
+    assert "/s, " in lines[-1]
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_a_person_decides_about_what_is_unknown(stage: Any, was_sent: bool) -> None:
+    run_id = stage.run("wechat_service", 3)
+    kind = "http_500_after" if was_sent else "http_500"
+    stage.fault(platform="wechat_official", method="cgi-bin/message/custom/send", kind=kind, times=1)
+    deliver(run_id, "w", 30)
+    key = stage.db.execute("SELECT message_key FROM push.messages WHERE state = 'unknown'").fetchone()["message_key"]
+    state = outbox.resolve(key, was_sent, "boss", "asked the customer")
+    assert state == ("accepted" if was_sent else "queued")
+    with pytest.raises(RunRefused, match="is not in state unknown"):
+        outbox.resolve(key, was_sent, "boss", "again")
+    deliver(run_id, "w", 30)
+    assert stage.judge(run_id) == {"accepted": 3, "unknown": 0, "arrived": 3}
+    action = stage.db.execute(
+        "SELECT actor FROM push.audit_log WHERE action = 'resolve' AND subject = %s", (key,)
+    ).fetchone()
+    assert action == {"actor": "boss"}
+
+
 BREAKS = {
     "partition": "INSERT INTO push.audiences (run_id, member_id, state) SELECT run_id, 424242, 'targeted' FROM push.campaign_runs",
     "nobody else is messaged": "UPDATE push.audiences SET state = 'holdout', arm = 'holdout' WHERE member_id = (SELECT min(member_id) FROM push.messages)",

@@ -7,6 +7,9 @@ worker is killed with in its hands is decided by outbox.recover: never twice, an
 import asyncio
 import contextlib
 import logging
+import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,15 +132,45 @@ class _Delivery:
     async def run(self) -> dict[str, Any]:
         db = _Database()
         try:
-            recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
-            runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
-            counts: dict[str, int] = {}
-            for run in runs:
-                await self._deliver_run(db, run)
-                for state, count in (await db(partial(outbox.message_counts, run_id=run["run_id"]))).items():
-                    counts[state] = counts.get(state, 0) + count
+            with self._stopping_gently():
+                return await self._run(db)
         finally:
             db.close()
+
+    @contextlib.contextmanager
+    def _stopping_gently(self) -> Iterator[None]:
+        """On SIGTERM (a task is cleared, a worker shuts down) finish the open calls, record them, and then end.
+
+        Aborted calls would be in doubt for ever. Whoever asked gets the signal again afterwards.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before, received = signal.getsignal(signal.SIGTERM), []
+
+        def stop() -> None:
+            log.warning("%s: asked to stop, finishing the open calls", self.worker)
+            received.append(True)
+            self.deadline = 0.0
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, before)
+            if received:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _run(self, db: _Database) -> dict[str, Any]:
+        recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
+        runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
+        counts: dict[str, int] = {}
+        for run in runs:
+            await self._deliver_run(db, run)
+            for state, count in (await db(partial(outbox.message_counts, run_id=run["run_id"]))).items():
+                counts[state] = counts.get(state, 0) + count
         seconds = time.monotonic() - self.started
         log.info("%s: %s calls in %.1f s; messages now: %s", self.worker, f"{self.calls:,}", seconds,
                  ", ".join(f"{count:,} {state}" for state, count in counts.items()) or "none")  # fmt: skip

@@ -132,6 +132,38 @@ def cancel(run_id: str, by: str, reason: str) -> int:
     return count
 
 
+def resolve(message_key: str, was_sent: bool, by: str, reason: str) -> str:
+    """A person decides about an unknown message: it arrived, or it may be sent again; returns its new state.
+
+    Past its expiry it is not sent again but failed. Raises RunRefused when the message is not unknown.
+    """
+    with connect(application_name="nightmarket-outbox") as connection:
+        now = dates.now()
+        row = connection.execute(
+            """
+            UPDATE push.messages AS m
+            SET state = CASE WHEN %(was_sent)s THEN 'accepted' WHEN m.expires_at <= %(now)s THEN 'failed' ELSE 'queued' END,
+                accepted_at = CASE WHEN %(was_sent)s THEN m.updated_at END, lease_owner = NULL, updated_at = %(now)s,
+                last_error = CASE WHEN NOT %(was_sent)s THEN 'not sent, a person says' END
+            WHERE m.message_key = %(key)s AND m.state = 'unknown'
+            RETURNING m.message_id, m.run_id, m.state
+            """,
+            {"was_sent": was_sent, "now": now, "key": message_key},
+        ).fetchone()
+        if row is None:
+            raise RunRefused(f"message {message_key!r} is not in state unknown (or does not exist).")
+        connection.execute(
+            "UPDATE push.attempts SET outcome = %s, platform_message = %s WHERE message_id = %s AND outcome = 'unknown'",
+            ("accepted" if was_sent else "retry", f"decided by a person: {reason}"[:300], row["message_id"]),
+        )
+        if row["state"] == "queued":
+            connection.execute(
+                "UPDATE push.campaign_runs SET state = 'sending' WHERE run_id = %s AND state = 'sent'", (row["run_id"],)
+            )
+        audit(connection, by, "resolve", message_key, {"was_sent": was_sent, "reason": reason, "state": row["state"]})
+    return str(row["state"])
+
+
 def resume(channel: str, account: str, by: str) -> bool:
     """Lift the pause of a channel after its cause is gone; False when it was not paused."""
     with connect(application_name="nightmarket-outbox") as connection:
