@@ -164,9 +164,7 @@ class Stack:
             code = child.poll()
             if code is not None:
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                raise LocalError(
-                    f"the {name} {how}; its last words are in {self._log(name)}:\n{_tail(self._log(name))}"
-                )
+                raise LocalError(f"the {name} {how}; its last words are in {self._log(name)}.")
         if not self.server.is_running():
             raise LocalError(f"PostgreSQL has stopped; {self.folder}/pg/server.log says why.")
 
