@@ -1,7 +1,7 @@
 """Seconds of each step of the night, from a real run of the demo under the real scheduler.
 
-    python benchmarks/night.py            runs `make demo` first (about 3 minutes)
-    python benchmarks/night.py --last     prints the last run of `make demo`
+python benchmarks/night.py            runs `make demo` first (about 3 minutes)
+python benchmarks/night.py --last     prints the last run of `make demo`
 """
 
 import argparse
