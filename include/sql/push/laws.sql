@@ -6,6 +6,11 @@ run AS (SELECT r.* FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::tex
 audience AS (SELECT a.* FROM push.audiences AS a WHERE a.run_id = %(run_id)s::text),
 message AS (SELECT m.* FROM push.messages AS m WHERE m.run_id = %(run_id)s::text),
 coupon AS (SELECT c.* FROM push.coupons AS c WHERE c.run_id = %(run_id)s::text),
+held_address AS (
+    SELECT a.facts ->> 'openid' AS address FROM audience AS a WHERE a.state = 'holdout' AND a.facts ->> 'openid' IS NOT NULL
+    UNION ALL
+    SELECT a.facts ->> 'email' FROM audience AS a WHERE a.state = 'holdout' AND a.facts ->> 'email' IS NOT NULL
+),
 stock AS (
     SELECT s.stock_id, s.budget_count, count(c.request_key) FILTER (WHERE c.state <> 'released') AS used_count
     FROM push.coupon_stocks AS s
@@ -26,8 +31,7 @@ SELECT
     (SELECT count(*) FROM message AS m
         WHERE NOT EXISTS (SELECT 1 FROM audience AS a WHERE a.member_id = m.member_id AND a.state = 'targeted')) AS forbidden_count,
     -- a held-out member reached by this run at an address they share with somebody
-    (SELECT count(*) FROM message AS m
-        JOIN audience AS a ON a.state = 'holdout' AND m.address IN (a.facts ->> 'openid', a.facts ->> 'email')) AS leaked_count,
+    (SELECT count(*) FROM message AS m WHERE m.address IN (SELECT h.address FROM held_address AS h)) AS leaked_count,
     (
         SELECT count(*)
         FROM (SELECT m.address FROM message AS m GROUP BY m.channel, m.address, m.step HAVING count(*) > 1) AS d
