@@ -4,10 +4,8 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import orjson
 
@@ -15,12 +13,9 @@ from .clock import HOUR, MINUTE, SHANGHAI, day_of
 from .faults import Fault
 from .reactions import links, receive
 from .state import APPID, Follower, World
+from .wechat_tokens import Body, WechatAccount, WechatError
 from .wire import Answer, Request, json_answer
 
-Body = dict[str, Any]
-TOKEN_LIFE = 2 * HOUR
-ROTATION = 5 * MINUTE  # a token is replaced this long before its end; the old one works this long after
-FORCED_PER_DAY, FORCED_APART = 20, 30
 BATCH = 100
 WINDOWS = {"message": (5, 48 * HOUR), "tap": (3, MINUTE)}  # messages allowed, for how long
 MASS_LEAST, MASS_MOST = 2, 10_000
@@ -52,47 +47,11 @@ FORBIDDEN_IN_TEMPLATES = re.compile(
 )
 
 
-class WechatError(Exception):
-    def __init__(self, errcode: int, errmsg: str, **more: Any) -> None:
-        super().__init__(errmsg)
-        self.body = {"errcode": errcode, "errmsg": errmsg, **more}
-
-
-@dataclass(slots=True)
-class Token:
-    ends: float
-    replaced: bool = False  # a newer one took its place; otherwise it ends by time
-
-
-class Tokens:
-    """The tokens of one endpoint (classic and stable are kept apart by the platform)."""
-
-    def __init__(self) -> None:
-        self.newest = ""
-        self.known: dict[str, Token] = {}
-
-    def issue(self, value: str, now: float) -> None:
-        """A new token; the one before it works a little longer."""
-        if self.newest:
-            before = self.known[self.newest]
-            before.ends, before.replaced = min(before.ends, now + ROTATION), True
-        self.newest, self.known[value] = value, Token(now + TOKEN_LIFE)
-
-    def left(self, now: float) -> float:
-        """Seconds the newest token still has."""
-        return self.known[self.newest].ends - now if self.newest else 0.0
-
-    def end(self, now: float) -> None:
-        """All tokens run out now."""
-        for token in self.known.values():
-            token.ends = min(token.ends, now)
-
-
-class WechatOfficial:
+class WechatOfficial(WechatAccount):
     platform = "wechat_official"
 
     def __init__(self, world: World, secret: str) -> None:
-        self.world, self.secret = world, secret
+        super().__init__(world, APPID, secret)
         self.handlers: dict[str, Callable[[Request, Body, float, Fault | None], Body]] = {
             "cgi-bin/user/get": self.user_get,
             "cgi-bin/user/info": self.user_info,
@@ -107,8 +66,7 @@ class WechatOfficial:
         self.reset()
 
     def reset(self) -> None:
-        self.tokens = {"token": Tokens(), "stable_token": Tokens()}
-        self.forced: list[float] = []
+        self.reset_tokens()
         self.calls: Counter[tuple[str, str]] = Counter()  # (day, path)
         self.minute, self.minute_calls = 0, 0
         self.mass_jobs: dict[str, Body] = {}  # clientmsgid -> the first answer
@@ -122,7 +80,7 @@ class WechatOfficial:
         path, now = self.method(request), self.world.now()
         try:
             if path in ("cgi-bin/token", "cgi-bin/stable_token"):
-                return json_answer(self.token(request, path, now))
+                return json_answer(self.token_of_any(request, path, now))
             handler = self.handlers.get(path)
             if handler is None:
                 return Answer(b"Not Found", 404, content_type="text/plain")
@@ -136,54 +94,7 @@ class WechatOfficial:
             number = self.world.chance.bits("rid", time.monotonic_ns())
             return json_answer({**error.body, "errmsg": f"{error.body['errmsg']} rid: {number:016x}"})
 
-    # ---------------------------------------------------------------------------------------------------- tokens, quotas
-
-    def token(self, request: Request, path: str, now: float) -> Body:
-        wanted = self._body(request) if path.endswith("stable_token") else dict(request.query)
-        kind = path.rsplit("/", 1)[1]
-        if kind == "stable_token" and request.method != "POST":
-            raise WechatError(43002, "require POST method")
-        if wanted.get("grant_type") != "client_credential":
-            raise WechatError(40002, "invalid grant_type")
-        if not wanted.get("appid"):
-            raise WechatError(41002, "appid missing")
-        if wanted["appid"] != APPID:
-            raise WechatError(40013, "invalid appid")
-        if not wanted.get("secret"):
-            raise WechatError(41004, "appsecret missing")
-        if wanted["secret"] != self.secret:
-            raise WechatError(40125, "invalid appsecret")
-        tokens = self.tokens[kind]
-        if wanted.get("force_refresh"):
-            self.forced = [at for at in self.forced if day_of(at) == day_of(now)]
-            if len(self.forced) >= FORCED_PER_DAY or (self.forced and now - self.forced[-1] < FORCED_APART):
-                raise WechatError(45009, "reach max api daily quota limit")
-            self.forced.append(now)
-        if wanted.get("force_refresh") or kind == "token" or tokens.left(now) <= ROTATION:
-            tokens.issue(self._token_value(kind, now), now)
-        return {"access_token": tokens.newest, "expires_in": int(tokens.left(now))}
-
-    def _token_value(self, kind: str, now: float) -> str:
-        self.serial += 1
-        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-        text = "".join(self.world.chance.text(alphabet, 60, kind, self.serial, now, part) for part in range(2))
-        return "99_" + text
-
-    def _check_token(self, request: Request, now: float, fault: Fault | None) -> None:
-        value = request.query.get("access_token", "")
-        if not value:
-            raise WechatError(41001, "access_token missing")
-        if fault and fault.kind == "expired_session":
-            for tokens in self.tokens.values():
-                tokens.end(now)
-        known = next((tokens.known[value] for tokens in self.tokens.values() if value in tokens.known), None)
-        if known and now < known.ends:
-            return
-        if known and not known.replaced:
-            raise WechatError(42001, "access_token expired")
-        if known or (value.startswith("99_") and len(value) > 100):
-            raise WechatError(40001, "invalid credential, access_token is invalid or not latest")
-        raise WechatError(40014, "invalid access_token")
+    # ---------------------------------------------------------------------------------------------------- quotas
 
     def _check_quota(self, path: str, now: float, fault: Fault | None) -> None:
         limit = self.world.settings.wechat_rate
@@ -207,18 +118,6 @@ class WechatOfficial:
         used = min(self.calls[day_of(now).isoformat(), path], QUOTAS[path])
         quota = {"daily_limit": QUOTAS[path], "used": used, "remain": QUOTAS[path] - used}
         return {"errcode": 0, "errmsg": "ok", "quota": quota}
-
-    @staticmethod
-    def _body(request: Request) -> Body:
-        if request.method != "POST":
-            return {}
-        try:
-            body = request.json()
-        except orjson.JSONDecodeError:
-            raise WechatError(47001, "data format error") from None
-        if not isinstance(body, dict):
-            raise WechatError(47001, "data format error")
-        return body
 
     # ---------------------------------------------------------------------------------------------------- followers
 
