@@ -18,18 +18,16 @@ from typing import Any, NoReturn
 
 import uvicorn
 
-from . import clock, state
+from . import clock
 from .app import App
 from .control import Control
-from .pages import Pages
+from .platforms import every_platform
 from .reactions import begin
 from .settings import Settings
 from .smtp import MailSink
 from .state import World
-from .top import SHOP_NICK, Top
 from .webhook import Webhook
-from .wechat_official import TEMPLATES, WechatOfficial
-from .wechat_pay import MCHID, WechatPay
+from .wechat_official import WechatOfficial
 from .world import DATA_FILE, load_history
 
 HOST = "127.0.0.1"
@@ -38,8 +36,8 @@ HOST = "127.0.0.1"
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m sandbox",
-        description="A Taobao shop (TOP), a WeChat official account, WeChat Pay coupons, our own follow-up pages and a "
-        "mail server on 127.0.0.1, speaking the platforms' protocols. Its shop sells the real baskets of include/data. "
+        description="Shops (Taobao, JD, Youzan and others), social accounts, WeChat Pay coupons, our own follow-up pages and "
+        "a mail server on 127.0.0.1, speaking the platforms' protocols. They sell the real baskets of include/data. "
         "Keys, secrets and the control API are written to the access file as soon as it listens.",
         epilog="Everything it answers is described in include/sandbox/README.md.",
     )
@@ -106,15 +104,12 @@ async def serve(given: argparse.Namespace) -> None:
         if given.top_rate is not None:
             world.settings.top_rate = given.top_rate
         world.archive.on_push = hook.push if hook else None
-        top.reset()
-        wechat.reset()
+        for platform in platforms:
+            platform.reset()
 
-    hook = Webhook(given.webhook, secrets.token_hex(16)) if given.webhook else None
-    push_token = hook.token if hook else secrets.token_hex(16)
-    top = Top(world, str(23_000_000 + secrets.randbelow(10**6)), secrets.token_hex(16), "6100" + secrets.token_hex(28))
-    wechat = WechatOfficial(world, secrets.token_hex(16))
-    pay = WechatPay(world)
-    pages = Pages(world, "pages-" + secrets.token_hex(4), secrets.token_hex(24))
+    platforms = every_platform(world)
+    push_token = next(one.access("")["push_token"] for one in platforms if one.platform == WechatOfficial.platform)
+    hook = Webhook(given.webhook, push_token) if given.webhook else None
     sink = MailSink(world, "nightmarket", secrets.token_hex(12))
     control = Control(world, secrets.token_hex(24), after_reset)
     begin(world)
@@ -129,7 +124,7 @@ async def serve(given: argparse.Namespace) -> None:
     gc.collect()
     gc.freeze()  # the history never becomes garbage; looking through it again would cost answers their speed
 
-    app = App(world, control, top, wechat, pay, pages)
+    app = App(world, control, platforms)
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, lifespan="off", timeout_keep_alive=75, timeout_graceful_shutdown=2
     )
@@ -146,51 +141,7 @@ async def serve(given: argparse.Namespace) -> None:
         "clock": clock.iso(world.now()),
         "seed": given.seed,
         "anchor": given.anchor.isoformat(),
-        "taobao": {
-            "gateway_url": f"{base}/router/rest",
-            "app_key": top.app_key,
-            "app_secret": top.app_secret,
-            "session": top.session,
-            "shop_nick": SHOP_NICK,
-        },
-        "wechat_official": {
-            "base_url": base,
-            "appid": state.APPID,
-            "secret": wechat.secret,
-            "push_token": push_token,
-            "templates": [
-                {"template_id": template_id, "title": title, "fields": list(fields)}
-                for template_id, (title, fields) in TEMPLATES.items()
-            ],
-        },
-        "wechat_pay": {
-            "base_url": base,
-            "mchid": MCHID,
-            "appid": state.APPID,
-            "serial_no": pay.serial_no,
-            "private_key_pem": pay.private_key_pem,
-            "platform_key_id": pay.platform_key_id,
-            "platform_public_key_pem": pay.platform_public_key_pem,
-            "stocks": [
-                {
-                    "stock_id": stock.stock_id,
-                    "name": stock.name,
-                    "face_amount_fen": stock.face_fen,
-                    "minimum_fen": stock.minimum_fen,
-                    "max_coupons": stock.max_coupons,
-                    "max_coupons_per_user": stock.max_per_user,
-                    "available_begin_time": clock.iso(stock.begins),
-                    "available_end_time": clock.iso(stock.ends),
-                }
-                for stock in world.stocks.values()
-            ],
-        },
-        "own_pages": {
-            "base_url": f"{base}/pages",
-            "key_id": pages.key_id,
-            "secret": pages.secret,
-            "link_host": state.LINK_HOST,
-        },
+        **{platform.platform: platform.access(base) for platform in platforms},
         "smtp": {
             "host": HOST,
             "port": mail.getsockname()[1],

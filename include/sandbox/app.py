@@ -1,22 +1,16 @@
 """One ASGI application for all platforms: reads the request, lets time pass, carries out faults, counts, answers."""
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from .control import Control
 from .faults import TRANSPORT, Fault, take
+from .platforms import Platform
 from .state import World
 from .wire import Answer, Request, json_answer
-
-
-class Platform(Protocol):
-    platform: str
-
-    def method(self, request: Request) -> str: ...
-
-    def answer(self, request: Request, fault: Fault | None) -> Answer: ...
 
 
 class Cut(Exception):
@@ -28,11 +22,13 @@ class Cut(Exception):
 
 
 class App:
-    def __init__(
-        self, world: World, control: Control, top: Platform, wechat: Platform, pay: Platform, pages: Platform
-    ) -> None:
+    def __init__(self, world: World, control: Control, platforms: Sequence[Platform]) -> None:
         self.world, self.control = world, control
-        self.prefixes = (("/router/rest", top), ("/cgi-bin/", wechat), ("/v3/", pay), ("/pages/", pages))
+        # The longest prefix first: a platform may live below another one's path.
+        self.prefixes = sorted(
+            ((prefix, platform) for platform in platforms for prefix in platform.prefixes),
+            key=lambda entry: -len(entry[0]),
+        )
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -9,6 +9,7 @@ import orjson
 
 from .clock import ClockError, day_of, iso, parse_iso
 from .faults import SPECIAL, TRANSPORT, FaultError, parse_faults
+from .people import Person
 from .reactions import begin
 from .state import World
 from .top import REVIEW_DAYS, yuan
@@ -91,8 +92,14 @@ def people(world: World) -> list[dict[str, Any]]:
     """Everybody's clear values, all of them invented: what a test looks for where none may stand."""
     return [
         {"name": person.name, "phone": person.phone, "email": person.email, "openid": person.openid}
-        for person in world.people
+        for person in (*world.people, *only_in_shops(world))
     ]
+
+
+def only_in_shops(world: World) -> list[Person]:
+    """The people whom a shop other than Taobao knows and nobody else does."""
+    known = {person.person_id for person in world.people}
+    return [person for shop in world.shops.values() for person in shop.people if person.person_id not in known]
 
 
 def truth(world: World) -> dict[str, Any]:
@@ -153,6 +160,7 @@ def truth(world: World) -> dict[str, Any]:
         },
         "paid_orders_by_day": dict(sorted(paid_days.items())),
         "created_orders_by_day": dict(sorted(created_days.items())),
+        "shops": {name: shop.truth(now) for name, shop in world.shops.items()},
         "experiment": {
             "purchase_base": settings.purchase_base,
             "purchase_treated": settings.purchase_treated,

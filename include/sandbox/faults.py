@@ -1,10 +1,16 @@
 """Faults on demand: which platform and method misbehaves how, how often, and after how many good answers."""
 
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
-PLATFORMS = ("taobao", "wechat_official", "wechat_pay", "own_pages", "smtp")
+# Shops and accounts that are read page by page; rest is the platform declared in YAML.
+SHOPS = ("taobao", "jd", "youzan", "weidian", "wechat_store", "shopify", "woocommerce")
+LISTS = (*SHOPS, "wechat_official", "weibo", "rest", "own_pages")
+PUSHING = ("jd", "youzan", "wechat_official")
+PLATFORMS = (*LISTS, "wechat_pay", "smtp")
 # Kinds every HTTP platform knows (app.py carries them out) ...
 TRANSPORT = {
     "http_500": "HTTP 500, nothing was done",
@@ -23,13 +29,23 @@ TRANSPORT = {
 }
 # ... and kinds that only some platforms know (their modules carry them out).
 SPECIAL = {
-    "call_limit": ("taobao", "wechat_official", "wechat_pay"),
-    "expired_session": ("taobao", "wechat_official"),
-    "platform_busy": ("taobao", "wechat_official", "wechat_pay"),
-    "duplicate_page": ("taobao", "wechat_official", "own_pages"),
-    "shifting_page": ("taobao",),
+    "call_limit": (*LISTS, "wechat_pay"),  # refused as the platform refuses too many calls
+    "expired_token": LISTS,  # the token ran out just now; a new one (or, without renewal, a later call) works
+    "revoked_token": LISTS,  # the authorisation was taken away: every token is refused as long as the fault lasts
+    "expired_session": ("taobao", "wechat_official"),  # the older name of both
+    "platform_busy": (*LISTS, "wechat_pay"),  # the platform's own "system busy", inside its envelope
+    "wrong_clock": LISTS,  # the platform's clock is off by `seconds`, in what it tells and in what it compares
+    "duplicate_page": LISTS,  # every row of the page twice
+    "shifting_page": SHOPS,  # rows are modified between two pages
+    "empty_last_page": LISTS,  # an empty page although more was promised
+    "ids_as_numbers": LISTS,  # ids that are strings come as JSON numbers, ids that are numbers as strings
+    "null_fields": LISTS,  # fields that may be null are
+    "missing_fields": LISTS,  # the first row of the page lacks a field it must have
+    "emoji": LISTS,  # names and texts with emoji and characters of 4 bytes
     "missing_id": ("taobao", "wechat_official", "own_pages"),
     "bad_value": ("taobao", "own_pages"),
+    "push_lost": PUSHING,
+    "push_twice": PUSHING,
     "bad_signature": ("wechat_pay",),
     "event_lost": ("wechat_official",),
     "event_twice": ("wechat_official",),
@@ -92,3 +108,99 @@ def take(faults: list[Fault], platform: str, method: str) -> Fault | None:
             fault.times -= 1
         return fault
     return None
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+Row = dict[str, Any]
+T = TypeVar("T")
+EMOJI = "😀𠮷"  # both need 4 bytes in UTF-8 and two units in UTF-16
+SHIFTED = 3  # rows that shifting_page modifies before it answers
+
+
+def spoil_rows(
+    fault: Fault | None,
+    rows: list[Row],
+    *,
+    ids: Sequence[str] = (),
+    nullable: Sequence[str] = (),
+    required: Sequence[str] = (),
+    texts: Sequence[str] = (),
+) -> list[Row]:
+    """The rows of one page as the fault leaves them: for duplicate_page, ids_as_numbers, null_fields, missing_fields, emoji.
+
+    A field is named by its path, `order.id`; a list on the way stands for each of its elements. ids: 64-bit ids; nullable:
+    fields that a platform may send as null without harm; required: the first row loses the first of them it has; texts:
+    names and free texts. Other faults, and none, leave the rows alone. The rows given are never changed.
+    """
+    if fault is None or not rows:
+        return rows
+    if fault.kind == "duplicate_page":
+        return rows + rows
+    changes: dict[str, tuple[Sequence[str], Callable[[Any], Any]]] = {
+        "ids_as_numbers": (ids, _other_type),
+        "null_fields": (nullable, lambda _: None),
+        "emoji": (texts, lambda value: f"{value}{EMOJI}" if isinstance(value, str) else value),
+    }
+    if fault.kind == "missing_fields":
+        spoilt = deepcopy(rows)
+        for path in required:
+            *way, last = path.split(".")
+            if holders := [holder for holder in _holders(spoilt[0], way) if last in holder]:
+                del holders[0][last]
+                break
+        return spoilt
+    if fault.kind not in changes:
+        return rows
+    spoilt = deepcopy(rows)
+    paths, change = changes[fault.kind]
+    for row in spoilt:
+        for path in paths:
+            *way, last = path.split(".")
+            for holder in _holders(row, way):
+                if last in holder:
+                    holder[last] = change(holder[last])
+    return spoilt
+
+
+def _holders(value: Any, way: Sequence[str]) -> Iterable[Row]:
+    """The objects at the end of a path."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _holders(part, way)
+    elif isinstance(value, dict):
+        if not way:
+            yield value
+        elif way[0] in value:
+            yield from _holders(value[way[0]], way[1:])
+
+
+def _other_type(value: Any) -> Any:
+    """A number for digits, digits for a number; lists element by element."""
+    if isinstance(value, list):
+        return [_other_type(part) for part in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def shift_rows(fault: Fault | None, found: Sequence[T], touch: Callable[[T, float], None], now: float) -> bool:
+    """For shifting_page: modify the first rows of a list before it is answered; the caller then lists them again.
+
+    `touch` is `Shop.touch`: `if shift_rows(fault, found, shop.touch, now): found = shop.changed_between(start, end, now)`.
+    """
+    if fault is None or fault.kind != "shifting_page":
+        return False
+    for row in found[:SHIFTED]:
+        touch(row, now)
+    return bool(found)
+
+
+def clock_of(fault: Fault | None, now: float) -> float:
+    """The platform's clock: off by `seconds` under wrong_clock."""
+    return now + fault.seconds if fault is not None and fault.kind == "wrong_clock" else now
+
+
+def emptied(fault: Fault | None, rows: list[Row]) -> list[Row]:
+    """For empty_last_page: no rows, although the caller's cursor, count or has_more still promises some."""
+    return [] if fault is not None and fault.kind == "empty_last_page" else rows

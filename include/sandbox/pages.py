@@ -1,11 +1,12 @@
 """The archive of our own follow-up pages, `GET /pages/events`: a plain signed reading API of our own design."""
 
 import hmac
+import secrets
 from typing import Any
 
 from .clock import MINUTE, ClockError, parse_iso
 from .faults import Fault
-from .state import World
+from .state import LINK_HOST, World
 from .wire import Answer, Request, json_answer
 
 LARGEST_PAGE = 500
@@ -24,9 +25,16 @@ def signature(secret: str, method: str, path_with_query: str, timestamp: str) ->
 
 class Pages:
     platform = "own_pages"
+    prefixes = ("/pages/",)
 
-    def __init__(self, world: World, key_id: str, secret: str) -> None:
-        self.world, self.key_id, self.secret = world, key_id, secret
+    def __init__(self, world: World) -> None:
+        self.world, self.key_id, self.secret = world, "pages-" + secrets.token_hex(4), secrets.token_hex(24)
+
+    def access(self, base_url: str) -> dict[str, Any]:
+        return {"base_url": f"{base_url}/pages", "key_id": self.key_id, "secret": self.secret, "link_host": LINK_HOST}
+
+    def reset(self) -> None:
+        """Nothing to forget: the archive belongs to the world."""
 
     def method(self, request: Request) -> str:
         return request.path.removeprefix("/pages/")

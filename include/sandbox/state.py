@@ -17,6 +17,7 @@ from .counters import Counters
 from .faults import Fault
 from .people import Person
 from .settings import Settings
+from .shops import Shops
 from .world import History, Refund, Review, Trade
 
 APPID = "wxnightmarket0001"
@@ -66,6 +67,7 @@ class World:
         self.lines = history.lines
         self.items = history.items
         self.people = history.people
+        self.shops = Shops(history)
         self.clock = Clock(history.end)
         self.buyers = [person for person in self.people if person.baskets]
         self.by_email = {person.email: person for person in self.people if person.email}
@@ -117,6 +119,7 @@ class World:
         self.pending: list[tuple[int, int, Callable[[], object]]] = []
         self._sequence = 0
         self._settled_to = 0.0
+        self.shops.reset()
 
     # ---------------------------------------------------------------------------------------------------- time
 

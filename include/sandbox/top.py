@@ -6,6 +6,7 @@ error envelopes. Which methods there are, and what is assumed because no page co
 
 import hmac
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,9 +93,12 @@ def yuan(milli: int) -> str:
 
 class Top:
     platform = "taobao"
+    prefixes = ("/router/rest",)
 
-    def __init__(self, world: World, app_key: str, app_secret: str, session: str) -> None:
-        self.world, self.app_key, self.app_secret, self.session = world, app_key, app_secret, session
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.app_key, self.app_secret = str(23_000_000 + secrets.randbelow(10**6)), secrets.token_hex(16)
+        self.session = "6100" + secrets.token_hex(28)
         self.reset()
         self.methods: dict[str, Callable[[Params, float, Fault | None], Row]] = {
             "taobao.trades.sold.get": self.sold,
@@ -113,6 +117,15 @@ class Top:
         self._second = 0
         self._calls: Counter[str] = Counter()  # of this second, by method
         self._banned_until: dict[str, float] = {}
+
+    def access(self, base_url: str) -> dict[str, Any]:
+        return {
+            "gateway_url": f"{base_url}/router/rest",
+            "app_key": self.app_key,
+            "app_secret": self.app_secret,
+            "session": self.session,
+            "shop_nick": SHOP_NICK,
+        }
 
     def method(self, request: Request) -> str:
         return request.form.get("method", "")

@@ -1,11 +1,13 @@
 """The WeChat official account (a certified service account): tokens, followers, and the three ways to send."""
 
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 import orjson
 
@@ -49,9 +51,11 @@ FORBIDDEN_IN_TEMPLATES = re.compile(
 
 class WechatOfficial(WechatAccount):
     platform = "wechat_official"
+    prefixes = ("/cgi-bin/",)
 
-    def __init__(self, world: World, secret: str) -> None:
-        super().__init__(world, APPID, secret)
+    def __init__(self, world: World) -> None:
+        super().__init__(world, APPID, secrets.token_hex(16))
+        self.push_token = secrets.token_hex(16)
         self.handlers: dict[str, Callable[[Request, Body, float, Fault | None], Body]] = {
             "cgi-bin/user/get": self.user_get,
             "cgi-bin/user/info": self.user_info,
@@ -72,6 +76,18 @@ class WechatOfficial(WechatAccount):
         self.mass_jobs: dict[str, Body] = {}  # clientmsgid -> the first answer
         self.mass_done: dict[int, float] = {}  # msg_id -> when it is finished
         self.serial = 200_000_000
+
+    def access(self, base_url: str) -> dict[str, Any]:
+        return {
+            "base_url": base_url,
+            "appid": APPID,
+            "secret": self.secret,
+            "push_token": self.push_token,
+            "templates": [
+                {"template_id": template_id, "title": title, "fields": list(fields)}
+                for template_id, (title, fields) in TEMPLATES.items()
+            ],
+        }
 
     def method(self, request: Request) -> str:
         return request.path.lstrip("/")

@@ -41,6 +41,7 @@ def request_message(method: str, path_with_query: str, timestamp: str, nonce: st
 
 class WechatPay:
     platform = "wechat_pay"
+    prefixes = ("/v3/",)
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -48,7 +49,34 @@ class WechatPay:
         self._platform = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.serial_no = f"{secrets.randbits(160):040X}"
         self.platform_key_id = f"PUB_KEY_ID_0{MCHID}{secrets.randbelow(10**18):018d}"
+        self.reset()
+
+    def reset(self) -> None:
         self._second, self._calls = 0, 0
+
+    def access(self, base_url: str) -> dict[str, Any]:
+        return {
+            "base_url": base_url,
+            "mchid": MCHID,
+            "appid": APPID,
+            "serial_no": self.serial_no,
+            "private_key_pem": self.private_key_pem,
+            "platform_key_id": self.platform_key_id,
+            "platform_public_key_pem": self.platform_public_key_pem,
+            "stocks": [
+                {
+                    "stock_id": stock.stock_id,
+                    "name": stock.name,
+                    "face_amount_fen": stock.face_fen,
+                    "minimum_fen": stock.minimum_fen,
+                    "max_coupons": stock.max_coupons,
+                    "max_coupons_per_user": stock.max_per_user,
+                    "available_begin_time": iso(stock.begins),
+                    "available_end_time": iso(stock.ends),
+                }
+                for stock in self.world.stocks.values()
+            ],
+        }
 
     @property
     def private_key_pem(self) -> str:

@@ -170,6 +170,9 @@ class History:
     reviews: list[Review]
     start: int
     end: int  # the first instant after the anchor day; the sandbox's clock starts here
+    walk_in_lines: Lines  # of the invoices without a customer, which the tills of shops.py sell again
+    walk_in_times: "array[int]"  # per line
+    walk_ins: list[tuple[int, int]]  # lines [first, last) of each of these invoices
 
 
 GOOD = ("很好，和描述一致", "包装仔细，发货快", "质量不错，会再来", "喜欢，送人也合适", "Lovely, just as described")
@@ -184,7 +187,10 @@ def load_history(seed: int, anchor: date, customers: int | None = None, data_fil
     frame = pd.read_csv(data_file, dtype=str, keep_default_na=False, na_filter=False)
     codes, items = _items(frame)
     # The row number in the file names refunds, so it must not depend on the sample.
-    frame = frame.assign(code=codes, row=np.arange(len(frame)))[(frame["CustomerID"] != "").to_numpy()]
+    frame = frame.assign(code=codes, row=np.arange(len(frame)))
+    is_known = (frame["CustomerID"] != "").to_numpy()
+    walk_in_lines, walk_in_times, walk_ins = _walk_ins(frame[~is_known], anchor)
+    frame = frame[is_known]
     is_cancellation = frame["InvoiceNo"].str.startswith("C")
     frame = frame.assign(
         customer=frame["CustomerID"].astype("int64"),
@@ -217,6 +223,9 @@ def load_history(seed: int, anchor: date, customers: int | None = None, data_fil
         reviews=[],
         start=day_start(anchor) - DAY * (LAST_DAY - date(2010, 12, 1)).days,
         end=day_start(anchor) + DAY,
+        walk_in_lines=walk_in_lines,
+        walk_in_times=walk_in_times,
+        walk_ins=walk_ins,
     )
     line_customer = _add_trades(history, clean, people)
     _add_refunds(history, cancelled, people, line_customer)
@@ -225,6 +234,19 @@ def load_history(seed: int, anchor: date, customers: int | None = None, data_fil
         history.reviews.extend(plan_reviews(trade, history))
         collect_changes(trade)
     return history
+
+
+def _walk_ins(frame: pd.DataFrame, anchor: date) -> tuple[Lines, "array[int]", list[tuple[int, int]]]:
+    """The invoices without a customer: their lines, when each was sold, and the lines of each invoice."""
+    frame = frame[frame["InvoiceNo"].str.isdecimal().to_numpy()]  # neither cancellations nor adjustments of bad debt
+    num, price = frame["Quantity"].astype("int64"), frame["UnitPrice"].astype("float64")
+    frame = frame.assign(num=num, milli=(price * 1000).round().astype("int64"))[((num > 0) & (price > 0)).to_numpy()]
+    frame = frame.sort_values(["InvoiceNo", "row"], kind="stable")
+    sizes = frame.groupby("InvoiceNo", sort=True).size().tolist()
+    ends = np.cumsum(sizes).tolist()
+    columns = [array("q", frame[name].tolist()) for name in ("code", "num", "milli")]
+    times = array("q", _instants(frame["InvoiceDate"], anchor).tolist())
+    return Lines(*columns), times, [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def _items(frame: pd.DataFrame) -> tuple[np.ndarray[Any, Any], list[Item]]:

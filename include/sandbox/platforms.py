@@ -1,0 +1,42 @@
+"""The platforms behind the sandbox's HTTP port, in one tuple. A new platform is its own module and one line here."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+from .faults import Fault
+from .pages import Pages
+from .state import World
+from .top import Top
+from .wechat_official import WechatOfficial
+from .wechat_pay import WechatPay
+from .wire import Answer, Request
+
+
+class Platform(Protocol):
+    platform: ClassVar[str]  # its name in access.json, the counters and the faults
+    prefixes: ClassVar[tuple[str, ...]]  # of the paths it answers; the longest one that fits wins
+
+    def method(self, request: Request) -> str:
+        """The name of what is called: what faults and counters go by."""
+
+    def answer(self, request: Request, fault: Fault | None) -> Answer:
+        """The answer; `fault` is one of the kinds that only some platforms know."""
+
+    def access(self, base_url: str) -> dict[str, Any]:
+        """Addresses, keys and secrets: its block of access.json."""
+
+    def reset(self) -> None:
+        """Forget tokens, quotas and whatever else is not the world's."""
+
+
+PLATFORMS: tuple[type[Any], ...] = (
+    Top,
+    WechatOfficial,
+    WechatPay,
+    Pages,
+)
+
+
+def every_platform(world: World) -> Sequence[Platform]:
+    """One of each, with keys made now."""
+    return [platform(world) for platform in PLATFORMS]
