@@ -541,9 +541,7 @@ class _Maker:
                 amount, num = sale.lines[line].paid, sale.lines[line].num
             sale.refunds.append(
                 ShopRefund(
-                    refund_id=sale.order_id
-                    - 4_000_000_000_000_000_000
-                    + (line + 1) * 10_000_000_000_000_000_000 // 1000,
+                    refund_id=sale.order_id - 4_000_000_000_000_000_000 + (line + 1) * 10_000_000_000_000_000,
                     sale=sale,
                     line=line,
                     num=num,
