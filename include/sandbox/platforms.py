@@ -9,7 +9,9 @@ from .state import World
 from .top import Top
 from .wechat_official import WechatOfficial
 from .wechat_pay import WechatPay
+from .weidian import Weidian
 from .wire import Answer, Request
+from .youzan import Youzan
 
 
 class Platform(Protocol):
@@ -34,6 +36,8 @@ PLATFORMS: tuple[type[Any], ...] = (
     WechatOfficial,
     WechatPay,
     Pages,
+    Youzan,
+    Weidian,
 )
 
 

@@ -32,6 +32,15 @@ class Settings:
     custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
     mass_per_month: int = 4
     pay_rate: int = 500  # coupon calls per real second before 429
+    youzan_rate: int = 400  # calls per real second before 4101
+    youzan_month_calls: int = 0  # calls of a calendar month before 4204; 0 = no limit
+    youzan_token_days: int = 7
+    youzan_one_token: bool = True  # a new token ends the one before it
+    youzan_customer_depth: int = 10_000  # page_no x page_size of the customer list
+    youzan_customer_milliseconds: bool = False  # the unit of the customer list's time filter
+    weidian_rate: int = 400  # calls per real second before a refusal
+    weidian_token_seconds: int = 86_400
+    weidian_one_token: bool = True
 
     def update(self, changes: dict[str, Any]) -> None:
         """Set some values; raises ValueError with a sentence for an unknown name or a wrong type."""
