@@ -5,12 +5,15 @@ from typing import Any, ClassVar, Protocol
 
 from .faults import Fault
 from .pages import Pages
+from .shopify import Shopify
 from .state import World
 from .top import Top
 from .wechat_official import WechatOfficial
 from .wechat_pay import WechatPay
+from .wechat_store import WechatStore
 from .weidian import Weidian
 from .wire import Answer, Request
+from .woocommerce import WooCommerce
 from .youzan import Youzan
 
 
@@ -32,10 +35,13 @@ class Platform(Protocol):
 
 
 PLATFORMS: tuple[type[Any], ...] = (
+    Shopify,
+    WooCommerce,
     Top,
     WechatOfficial,
     WechatPay,
     Pages,
+    WechatStore,
     Youzan,
     Weidian,
 )

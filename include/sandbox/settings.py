@@ -29,6 +29,13 @@ class Settings:
     top_review_rows: int = 1500  # rows of traderates.get per window
     wechat_user_page: int = 10_000  # openids per page of user/get
     wechat_rate: int = 0  # message calls per real minute before 45011; 0 = no limit
+    wechat_store_ip_allowed: bool = True  # off: HTTP 403 without an errcode
+    wechat_store_minute_calls: int = 10_000  # per real minute before 45011
+    wechat_store_window_orders: int = 10_000  # orders in one window of order/list/get before 31042
+    wechat_store_aftersale_page: int = 50  # ids per page of getaftersalelist, which takes no page_size
+    wechat_store_pay_later: float = 0.0  # of the paid orders: pay_time is the order's, the money comes when it is confirmed
+    shopify_bucket: int = 400  # calls the bucket holds; the smallest plan has 40, the largest 400
+    shopify_leak: float = 20.0  # calls per real second that leave it; the smallest plan has 2
     custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
     mass_per_month: int = 4
     pay_rate: int = 500  # coupon calls per real second before 429

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .archive import Archive
 from .chance import Chance
@@ -68,6 +69,7 @@ class World:
         self.items = history.items
         self.people = history.people
         self.shops = Shops(history)
+        self.wechat_accounts: dict[str, Any] = {}  # by appid; they share one address for their tokens
         self.clock = Clock(history.end)
         self.buyers = [person for person in self.people if person.baskets]
         self.by_email = {person.email: person for person in self.people if person.email}

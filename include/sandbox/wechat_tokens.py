@@ -61,23 +61,17 @@ class WechatAccount:
     def __init__(self, world: World, appid: str, secret: str) -> None:
         self.world, self.appid, self.secret = world, appid, secret
         self.serial = 200_000_000
-        self.siblings: dict[str, WechatAccount] = {appid: self}
+        world.wechat_accounts[appid] = self
         self.reset_tokens()
 
     def reset_tokens(self) -> None:
         self.tokens = {"token": Tokens(), "stable_token": Tokens()}
         self.forced: list[float] = []
 
-    def joins(self, other: "WechatAccount") -> None:
-        """Let both accounts answer for each other's tokens: they live behind one address."""
-        self.siblings.update(other.siblings)
-        for account in self.siblings.values():
-            account.siblings = self.siblings
-
     def token_of_any(self, request: Request, path: str, now: float) -> Body:
         """The answer of a token endpoint, from the account whose appid the request names."""
         wanted = self._body(request) if path.endswith("stable_token") else dict(request.query)
-        account = self.siblings.get(str(wanted.get("appid")), self)
+        account: WechatAccount = self.world.wechat_accounts.get(str(wanted.get("appid")), self)
         return account.token(request, path, now, wanted)
 
     def token(self, request: Request, path: str, now: float, wanted: Body) -> Body:
