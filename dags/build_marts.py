@@ -32,8 +32,8 @@ SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
 @task
 def sync_config() -> dict[str, int]:
     """Bring tier rules and accounts to what include/config says."""
-    from nightmarket.landing import load_sources
     from nightmarket.marts import sync_config
+    from nightmarket.sources import load_sources
     from nightmarket.warehouse import connect
 
     with connect(application_name="nightmarket-config") as connection:

@@ -2,6 +2,9 @@
 
 **Who uses it**: build_marts starts when all sources have published; nothing else reads raw.
 
+**By hand**: *Backfill from/to* reads a past stretch again, split into mapped tasks; *Dry run* calls the platform and
+counts; *Limit* stops each stream after so many records. `nightmarket gaps` names stretches that were never read.
+
 **At 03:00**: open the red task; its last line is one sentence. *AuthError*: the secret or the session is no longer good,
 renew the connection named in the sentence and clear the task. *PlatformDown*, *BadPayload*, *RateLimited*: clear the
 task when the platform is well again. Nothing is lost meanwhile: the cursor moves in the transaction that writes the
@@ -12,15 +15,23 @@ Runbook: docs/runbook.md#extract_sources
 """
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, chain, get_parsing_context, task
 
-from nightmarket.orchestration.assets import source_asset
-from nightmarket.orchestration.defaults import DEFAULT_ARGS
-from nightmarket.orchestration.form import business_date_param, dry_run_param, limit_param
+from nightmarket.orchestration.assets import source_asset, stream_asset
+from nightmarket.orchestration.defaults import DEFAULT_ARGS, account_pool
+from nightmarket.orchestration.extraction import SUMMARY, describe, pieces_of, totals_by_stream, window_of
+from nightmarket.orchestration.form import (
+    backfill_params,
+    business_date_param,
+    dry_run_param,
+    limit_param,
+    streams_param,
+)
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import business_date_of
 from nightmarket.orchestration.sources import config_folder
@@ -28,59 +39,66 @@ from nightmarket.orchestration.sql import feeds, sql_task
 from nightmarket.orchestration.tables import text_table
 
 SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
-SUMMARY = ("stream", "seen", "changed", "rejected", "requests", "windows", "watermark")
 log = logging.getLogger(__name__)
 
 
 @task
-def open_window(**context: Any) -> dict[str, str]:
-    """The business date, and the instant at which all windows of this run end, whenever its tasks start or start again."""
+def plan(**context: Any) -> list[dict[str, Any]]:
+    """What to land: one piece per stream, or per stream and stretch of a backfill.
+
+    All windows of this run end at the same instant, whenever its tasks start or start again.
+    """
     from nightmarket import dates
 
-    return {"business_date": business_date_of(context).isoformat(), "until": dates.now().isoformat()}
+    day, until = business_date_of(context).isoformat(), dates.now().isoformat()
+    pieces = pieces_of(context["params"])
+    return [{"business_date": day, "until": until, **piece} for piece in pieces]
 
 
-@task
-def land(source_id: str, stream: str, until: str, **context: Any) -> dict[str, Any]:
-    """Windows of one stream into raw.records; the cursor moves with them."""
+@task(map_index_template="{{ piece_name }}")
+def land(source_id: str, piece: dict[str, Any], **context: Any) -> dict[str, Any]:
+    """Windows of one stream into raw.records; the cursor moves with them. A backfill leaves it where it is."""
     from datetime import datetime
 
     from nightmarket.landing import land
 
+    window = window_of(piece)
+    context["piece_name"] = piece["stream"] + (f" {piece['from']} to {piece['to']}" if window else "")
     summary = land(
         source_id,
-        stream,
+        piece["stream"],
         run_id=f"{context['dag'].dag_id}/{context['run_id']}",
-        until=datetime.fromisoformat(until),
+        until=datetime.fromisoformat(piece["until"]),
         limit=context["params"]["limit"],
         dry_run=context["params"]["dry_run"],
+        window=window,
     )
     log.info(summary.sentence())
     return {name: getattr(summary, name) for name in SUMMARY}
 
 
-@task
-def summarise(landed: list[dict[str, Any]]) -> dict[str, int]:
-    """The run as a table in this log."""
-    log.info("what the platform gave us:\n%s", text_table(landed, SUMMARY))
-    return {row["stream"]: row["changed"] for row in landed}
-
-
 @task.short_circuit
-def unless_dry_run(**context: Any) -> bool:
-    """A dry run ends here: nothing was written, so there is nothing to map and nothing to publish."""
+def summarise(landed: Iterable[dict[str, Any]], **context: Any) -> bool:
+    """The run as a table in this log. A dry run ends here: nothing was written, nothing is to map or to publish."""
+    log.info("what the platform gave us:\n%s", text_table(list(landed), SUMMARY))
     return not context["params"]["dry_run"]
 
 
 @task
-def publish(source_id: str, business_date: str, changed: dict[str, int], *, outlet_events: Any) -> None:
-    """Tell build_marts that this source is in core for the business date."""
+def publish(
+    source_id: str, pieces: list[dict[str, Any]], landed: Iterable[dict[str, Any]], *, outlet_events: Any
+) -> None:
+    """Tell build_marts that this source is in core for the business date, and what each stream brought."""
+    business_date, totals = pieces[0]["business_date"], totals_by_stream(landed)
+    for stream, counts in totals.items():
+        outlet_events[stream_asset(source_id, stream)].extra = {"business_date": business_date, **counts}
+    changed = {stream: counts["changed"] for stream, counts in totals.items()}
     outlet_events[source_asset(source_id)].extra = {"business_date": business_date, "counts": changed}
 
 
 def extract(source: Any, mappings: list[Any]) -> DAG:
     """The DAG of one source: land its streams side by side, map them as soon as what they read is there, publish."""
-    from nightmarket.landing import mapping_parameters
+    from nightmarket.mapping import mapping_parameters
 
     source_id = source.source_id
     with DAG(
@@ -93,19 +111,26 @@ def extract(source: Any, mappings: list[Any]) -> DAG:
         default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(hours=2)},
         params={
             "business_date": business_date_param(),
+            **backfill_params(),
+            "streams": streams_param(list(source.streams)),
             "limit": limit_param(),
             "dry_run": dry_run_param(default=False, what="Call the platform and count; write nothing."),
         },
         tags=[Layer.CORE, Domain.SOURCES, Impact.TIER_1, f"platform:{source.platform}"],
-        doc_md=__doc__,
+        doc_md=describe(source, __doc__),
     ) as dag:
-        window = open_window()
-        landed = [land.override(task_id=f"land_{name}")(source_id, name, window["until"]) for name in source.streams]
-        changed = summarise(landed)
-        parameters = mapping_parameters(source, "{{ dag.dag_id }}/{{ run_id }}", window["until"])
-        published = publish.override(outlets=[source_asset(source_id)])(source_id, window["business_date"], changed)
-        tasks = {file.path: sql_task(file.path, parameters) for file in mappings}
-        chain(changed, unless_dry_run(), list(tasks.values()), published)
+        pieces = plan()
+        landed = land.override(pool=account_pool(source.conn_id)).partial(source_id=source_id).expand(piece=pieces)
+        run_id, as_of_at = "{{ dag.dag_id }}/{{ run_id }}", "{{ ti.xcom_pull(task_ids='plan')[0]['until'] }}"
+        outlets = [source_asset(source_id), *(stream_asset(source_id, stream) for stream in source.streams)]
+        published = publish.override(outlets=outlets)(source_id, pieces, landed)
+        tasks = {
+            step.name: sql_task(
+                step.files, mapping_parameters(source, step, run_id, as_of_at), task_id=f"map_{step.name}"
+            )
+            for step in mappings
+        }
+        chain(summarise(landed), *([list(tasks.values())] if tasks else []), published)
         for earlier, later in feeds(mappings, SQL):
             tasks[earlier] >> tasks[later]
     return dag
@@ -113,12 +138,13 @@ def extract(source: Any, mappings: list[Any]) -> DAG:
 
 def build() -> None:
     """One DAG per block of sources.yaml; a task process needs its own only."""
-    from nightmarket.landing import load_sources, mapping_files
+    from nightmarket.mapping import mappings_of
+    from nightmarket.sources import load_sources
 
     wanted = get_parsing_context().dag_id
     for source_id, source in load_sources(config_folder() / "sources.yaml").items():
         if wanted in (None, f"extract_{source_id}"):
-            globals()[f"extract_{source_id}"] = extract(source, mapping_files(source.platform))
+            globals()[f"extract_{source_id}"] = extract(source, mappings_of(source))
 
 
 build()

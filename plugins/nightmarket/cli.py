@@ -47,7 +47,7 @@ def version() -> None:
 def check() -> None:
     """Read every configuration file, template and segment; print what is wrong, one sentence each."""
     from nightmarket.campaigns.config import check_all
-    from nightmarket.landing import load_sources
+    from nightmarket.sources import load_sources
     from nightmarket.marts import load_kpis, load_tiers
 
     os.environ.setdefault("NIGHTMARKET_WAREHOUSE_DSN", "postgresql://")  # reading files needs no database

@@ -1,4 +1,4 @@
-"""Data in: windows -> pages -> raw.records and cursor, in one transaction; the order of the mapping SQL that follows.
+"""Data in: windows -> pages -> raw.records and cursor, in one transaction.
 
 `land` reads one stream of one source and writes what is new or different. Every batch is one transaction: records, heads,
 rejects, the vault, and with the last batch of a window the cursor. A run that dies anywhere leaves whole batches, and the
@@ -7,145 +7,37 @@ before they are written.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import psycopg
-from pydantic import Field, ValidationInfo, field_validator
 
-from nightmarket import dates, warehouse
+from nightmarket import dates
 from nightmarket.dates import Window
-from nightmarket.platforms import own_pages, taobao, wechat_official
-from nightmarket.platforms.base import LimitReached, Plan, Platform, PlatformError, Record, Slice, Stream, Transport
+from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, Transport
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
-from nightmarket.settings import ConfigError, Credentials, StrictModel, credentials, get_settings, load_yaml, where
+from nightmarket.settings import Credentials, credentials, get_settings
+from nightmarket.sources import SourceConfig, StreamConfig, source
 from nightmarket.warehouse import Row, connect, copy_rows
 
-PLATFORMS: Mapping[str, Platform] = {module.NAME: module for module in (taobao, wechat_official, own_pages)}
 BATCH_BYTES = 8 * 1024 * 1024  # of JSON in one transaction: 20-50 pages; a larger batch is not faster, only bigger
 BATCH_RECORDS = 5_000
 ANALYZE_FROM = 5_000  # new versions in one run
 KNOWN_TOKENS = 200_000  # tokens this process knows to be in the vault
 REREAD_DAYS = 14  # windows with records without an id are read again for as long
 LOCK_SECONDS = 30
-SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")
-CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}")
+BACKFILL_LOCK_SECONDS = 3600  # pieces of a backfill wait for each other: one at a time reads a stream
+PUSH_PAGE = 500
 
 
 class LandingError(Exception):
     """A run of landing that cannot go on, as one sentence."""
 
 
-# ----------------------------------------------------------------------------------------------------------- config
-class StreamConfig(StrictModel):
-    """What a person may change about a stream; unset keys take the platform module's own values."""
-
-    overlap_minutes: int | None = Field(default=None, ge=0, le=60 * 24 * 60)
-    window_minutes: int | None = Field(default=None, ge=1, le=60 * 24 * 365)
-
-
-class SourceBlock(StrictModel):
-    """One block of sources.yaml."""
-
-    platform: str
-    kind: Literal["shop", "social", "pages"]
-    name: str = Field(min_length=1)
-    conn_id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    schedule: str | None = None  # cron; None = only by hand
-    currency_code: str = Field(default="CNY", pattern=r"^[A-Z]{3}$")
-    time_zone: str = "Asia/Shanghai"
-    account: str | None = None  # pages only: the source whose pushes (follow, leave, delivered) this archive keeps
-    history_days: int = Field(default=730, ge=1, le=3650)
-    max_requests: int = Field(default=20_000, ge=1)
-    max_minutes: int = Field(default=60, ge=1)
-    streams: dict[str, StreamConfig] = Field(min_length=1)
-
-    @field_validator("platform")
-    @classmethod
-    def _platform_exists(cls, value: str) -> str:
-        if value not in PLATFORMS:
-            raise ValueError(f"unknown platform {value!r}; known: {', '.join(sorted(PLATFORMS))}")
-        return value
-
-    @field_validator("schedule")
-    @classmethod
-    def _schedule_is_cron(cls, value: str | None) -> str | None:
-        if value is not None and not CRON.fullmatch(value):
-            raise ValueError(f'{value!r} is not a cron expression of five fields, e.g. "30 1 * * *"')
-        return value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _zone_exists(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo
-
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"unknown time zone {value!r}; use a name like Asia/Shanghai") from error
-        return value
-
-    @field_validator("streams")
-    @classmethod
-    def _streams_exist(cls, value: dict[str, StreamConfig], info: ValidationInfo) -> dict[str, StreamConfig]:
-        platform = PLATFORMS.get(info.data.get("platform", ""))
-        for name in value:
-            if platform and name not in platform.STREAMS:
-                raise ValueError(
-                    f"{platform.NAME} has no stream {name!r}; known: {', '.join(sorted(platform.STREAMS))}"
-                )
-        return value
-
-
-class SourceConfig(SourceBlock):
-    """A source: its block and its id."""
-
-    source_id: str
-
-
-class SourcesFile(StrictModel):
-    """include/config/sources.yaml."""
-
-    sources: dict[str, SourceBlock] = Field(min_length=1)
-
-
-def load_sources(path: Path | None = None) -> dict[str, SourceConfig]:
-    """All sources by id. Raises ConfigError that names file, line and field."""
-    path = path or get_settings().config_dir / "sources.yaml"
-    return _load_sources(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=4)
-def _load_sources(path: Path, _changed: int) -> dict[str, SourceConfig]:
-    blocks = load_yaml(path, SourcesFile).sources
-    for name, block in blocks.items():
-        if not SOURCE_ID.fullmatch(name):
-            raise ConfigError(
-                f"{where(path, 'sources', name)}: a source id is made of lower-case letters, digits and _, and starts with a letter."
-            )
-        if block.account is not None and block.account not in blocks:
-            raise ConfigError(
-                f"{where(path, 'sources', name, 'account')}: there is no source {block.account!r}; known: {', '.join(sorted(blocks))}."
-            )
-    return {name: SourceConfig(source_id=name, **block.model_dump()) for name, block in blocks.items()}
-
-
-def source(source_id: str) -> SourceConfig:
-    """One source. Raises LandingError when sources.yaml has no such block."""
-    sources = load_sources()
-    if source_id not in sources:
-        raise LandingError(f"sources.yaml has no source {source_id!r}; known: {', '.join(sorted(sources))}.")
-    return sources[source_id]
-
-
-# ---------------------------------------------------------------------------------------------------------- landing
 @dataclass
 class LandingSummary:
     """What one run of one stream did. Small and JSON-able: it travels through XCom. Instants are ISO texts."""
@@ -162,6 +54,8 @@ class LandingSummary:
     watermark: str | None = None
     is_dry_run: bool = False
     is_limited: bool = False  # stopped by `limit`, the rest is left for the next run
+    note: str | None = None  # what else there is to say
+    new_fields: list[str] = field(default_factory=list)  # that no record of this stream had before
 
     def sentence(self) -> str:
         """The run in words."""
@@ -174,6 +68,10 @@ class LandingSummary:
             parts.append(f"{self.rejected:,} rejected because they have no id (raw.rejects)")
         if self.is_limited:
             parts.append("stopped at the limit, the rest is left for the next run")
+        if self.note:
+            parts.append(self.note)
+        if self.new_fields:
+            parts.append(f"new fields: {', '.join(self.new_fields)}")
         if self.watermark:
             parts.append(f"everything before {self.watermark} is in raw")
         return "; ".join(parts) + "."
@@ -211,29 +109,37 @@ def land(
     dry_run: bool = False,
     credentials: Credentials | None = None,
     page_sizes: Mapping[str, int] | None = None,
+    window: Window | None = None,
 ) -> LandingSummary:
     """Read one stream of one source up to `until` (never beyond now) into raw, from where the last run stopped.
 
+    With `window` that past stretch is read again instead, and the cursors stay where they are (a backfill).
+
     `limit` stops after about as many records (whole pages) and leaves the cursor of the unfinished window where it was;
-    `dry_run` reads and compares but writes nothing. Raises PlatformError, ConfigError, LandingError; what was committed
+    `dry_run` reads and compares but writes nothing. Raises PlatformError, ConfigError, UnknownSource, LandingError; what was committed
     before stays, and the next run goes on from there.
     """
     config = source(source_id)
-    platform = PLATFORMS[config.platform]
-    if stream not in config.streams:
-        raise LandingError(
-            f"source {source_id!r} has no stream {stream!r}; known: {', '.join(sorted(config.streams))}."
-        )
+    definition = config.stream(stream)
     transport = Transport(config.platform, max_requests=config.max_requests, max_seconds=config.max_minutes * 60)
-    client = platform.connect(credentials or _credentials(config), transport, page_sizes)
+    client = config.module.connect(
+        credentials or _credentials(config), transport, options=config.settings, page_sizes=page_sizes
+    )
     with (
         connect(autocommit=True, application_name="nightmarket-landing") as connection,
-        _only_one(connection, config, stream),
+        _only_one(connection, config, stream, BACKFILL_LOCK_SECONDS if window else LOCK_SECONDS),
     ):
-        loader = Loader(connection, config, platform.STREAMS[stream], run_id, dry_run)
+        loader = Loader(connection, config, definition, run_id, dry_run)
         plan = loader.plan(until, config.streams[stream])
+        if window is None:
+            pieces = definition.slices(client, plan)
+        elif definition.backfill is not None:
+            pieces = definition.backfill(client, plan, window)
+        else:
+            loader.summary.note = "the platform has no past of it to read again"
+            return loader.summary
         try:
-            for piece in loader.stream.slices(client, plan):
+            for piece in pieces:
                 loader.read(piece, limit)
         except _Limit:
             loader.summary.is_limited = True
@@ -249,10 +155,9 @@ def land(
 def check_source(source_id: str, credentials: Credentials | None = None) -> str:
     """One cheap call to the source: "works for shop X; clocks agree". Raises PlatformError or ConfigError with a sentence."""
     config = source(source_id)
-    platform = PLATFORMS[config.platform]
     transport = Transport(config.platform, max_requests=20, max_seconds=60)
-    client = platform.connect(credentials or _credentials(config), transport)
-    return f"{source_id}: {platform.check(client)}"
+    client = config.module.connect(credentials or _credentials(config), transport, options=config.settings)
+    return f"{source_id}: {config.module.check(client, list(config.streams)).sentence()}"
 
 
 def _credentials(config: SourceConfig) -> Credentials:
@@ -260,11 +165,13 @@ def _credentials(config: SourceConfig) -> Credentials:
 
 
 @contextmanager
-def _only_one(connection: psycopg.Connection[Row], config: SourceConfig, stream: str) -> Iterator[None]:
+def _only_one(
+    connection: psycopg.Connection[Row], config: SourceConfig, stream: str, lock_seconds: int
+) -> Iterator[None]:
     """One run at a time per stream: hold a session lock; wait a little for a run that is just ending."""
     name = f"landing/{config.source_id}/{stream}"
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    connection.execute(f"SET lock_timeout = '{lock_seconds}s'")
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", (key,))
     except psycopg.errors.LockNotAvailable:
@@ -307,6 +214,7 @@ class Loader:
             history=timedelta(days=self.config.history_days),
             reread=self._windows_to_reread(),
             present=self._present,
+            pushes=self._pushes,
         )
 
     def _cursors(self) -> dict[str, datetime]:
@@ -347,6 +255,31 @@ class Loader:
             (*self._names, *self.stream.present),
         )
         return {row["record_key"] for row in rows}
+
+    def _pushes(self, window: Window) -> Iterator[list[Record]]:
+        """What platforms pushed to this source in a window, decrypted, in pages: {"push_key", "received_at", "body"}."""
+        after: tuple[datetime, int] = (window.start, 0)
+        while True:
+            rows = self.connection.execute(
+                """
+                SELECT push_id, push_key, body, received_at FROM raw.pushes
+                WHERE source_id = %s AND received_at < %s AND (received_at, push_id) > (%s, %s)
+                ORDER BY received_at, push_id LIMIT %s
+                """,
+                (self.config.source_id, window.end, *after, PUSH_PAGE),
+            ).fetchall()
+            yield [self._opened(row) for row in rows]
+            if len(rows) < PUSH_PAGE:
+                return
+            after = rows[-1]["received_at"], rows[-1]["push_id"]
+
+    def _opened(self, row: Row) -> Record:
+        text = self._keyring.open(f"{self.config.source_id}/{row['push_key']}", bytes(row["body"]))
+        return {
+            "push_key": row["push_key"],
+            "received_at": row["received_at"].astimezone(get_settings().zone).isoformat(),
+            "body": orjson.loads(text),
+        }
 
     def refresh_statistics(self) -> None:
         """After a large load, tell the planner at once: the mapping that follows would plan for empty tables."""
@@ -442,7 +375,7 @@ class Loader:
         now = dates.now()
         fresh = {token: value for token, value in batch.secrets.items() if token not in self._known_tokens}
         with self.connection.transaction():
-            batch_id = self._insert_batch(piece, batch, now)
+            batch_id = self._insert_batch(piece, batch, is_last, now)
             if batch.rows:
                 store_secrets(self.connection, fresh, self._keyring)
                 self._insert_records(batch, batch_id, now)
@@ -457,12 +390,12 @@ class Loader:
         self._known_tokens.update(fresh)
         return batch_id
 
-    def _insert_batch(self, piece: Slice, batch: Batch, now: datetime) -> int:
+    def _insert_batch(self, piece: Slice, batch: Batch, is_last: bool, now: datetime) -> int:
         row = self.connection.execute(
             """
             INSERT INTO raw.batches (source_id, stream, part, run_id, window_start, window_end, seen_count,
-                                     changed_count, rejected_count, loaded_at)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING batch_id
+                                     changed_count, rejected_count, is_complete, loaded_at)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING batch_id
             """,
             (
                 *self._names,
@@ -473,6 +406,7 @@ class Loader:
                 batch.seen,
                 len(batch.rows),
                 len(batch.rejects),
+                is_last,
                 now,
             ),
         ).fetchone()
@@ -555,76 +489,3 @@ class Loader:
                 """,
                 (self.config.source_id, name, watermark, self.run_id, now),
             )
-
-
-# ---------------------------------------------------------------------------------------------------------- mapping
-@dataclass(frozen=True)
-class MappingFile:
-    """One SQL file that maps raw records into core tables; `path` is relative to include/sql."""
-
-    path: str
-    reads: tuple[str, ...]  # streams of the source
-    writes: tuple[str, ...]  # tables
-
-
-MAPPINGS: Mapping[str, tuple[MappingFile, ...]] = {
-    "taobao": (
-        MappingFile("core/taobao/identities.sql", ("trades", "refunds"), ("core.identities", "core.identity_links", "core.profiles")),
-        MappingFile("core/taobao/orders.sql", ("trades",), ("core.orders",)),
-        MappingFile("core/taobao/order_lines.sql", ("trades",), ("core.order_lines",)),
-        MappingFile("core/taobao/products.sql", ("trades",), ("core.products",)),
-        MappingFile("core/taobao/shipments.sql", ("trades",), ("core.shipments",)),
-        MappingFile("core/taobao/refunds.sql", ("refunds",), ("core.refunds",)),
-        MappingFile("core/taobao/reviews.sql", ("rates",), ("core.reviews",)),
-    ),
-    "wechat_official": (
-        MappingFile("core/wechat_official/identities.sql", ("followers",), ("core.identities", "core.identity_links", "core.profiles")),
-        MappingFile("core/wechat_official/followers.sql", ("followers",), ("core.followers",)),
-        MappingFile("core/wechat_official/consents.sql", ("followers",), ("core.consents",)),
-    ),
-    "own_pages": (
-        MappingFile("core/own_pages/identities.sql", ("events",), ("core.identities", "core.identity_links", "core.profiles")),
-        MappingFile("core/own_pages/follow_events.sql", ("events",), ("core.follow_events",)),
-        MappingFile("core/own_pages/message_events.sql", ("events",), ("core.message_events",)),
-        MappingFile("core/own_pages/interactions.sql", ("events",), ("core.interactions",)),
-        MappingFile("core/own_pages/consents.sql", ("events",), ("core.consents",)),
-    ),
-}  # fmt: skip
-MEMBER_FILES = (
-    MappingFile("core/members/members.sql", (), ("core.members", "core.member_identities", "core.member_merges")),
-)
-
-
-def mapping_files(platform: str) -> list[MappingFile]:
-    """The mapping SQL of a platform, in the order in which it runs."""
-    return list(MAPPINGS[platform])
-
-
-def mapping_parameters(config: SourceConfig, run_id: str, as_of_at: Any) -> dict[str, Any]:
-    """Bound parameters of every mapping file. `as_of_at` stamps what the mapping itself decides, never business facts."""
-    account = config.account or config.source_id
-    return {"source_id": config.source_id, "account_source_id": account, "run_id": run_id, "as_of_at": as_of_at}
-
-
-def map_source(source_id: str, *, run_id: str, as_of_at: datetime | None = None) -> None:
-    """Run all mapping files of a source, each in its own transaction, as the extract DAG does task by task."""
-    config = source(source_id)
-    parameters = mapping_parameters(config, run_id, as_of_at or dates.now())
-    for file in mapping_files(config.platform):
-        with connect(application_name="nightmarket-mapping") as connection:
-            warehouse.run_sql(connection, file.path, parameters)
-
-
-def resolve_members(*, run_id: str, as_of_at: datetime | None = None) -> None:
-    """Tie identities to members, after the mappings of all sources."""
-    for file in MEMBER_FILES:
-        with connect(application_name="nightmarket-mapping") as connection:
-            warehouse.run_sql(connection, file.path, {"run_id": run_id, "as_of_at": as_of_at or dates.now()})
-
-
-def reset_mappings(connection: psycopg.Connection[Row], source_id: str) -> int:
-    """Forget how far a source was mapped: the next mapping maps all of raw again, to the same rows. Returns how many marks."""
-    return connection.execute("DELETE FROM raw.mappings WHERE source_id = %s", (source_id,)).rowcount
-
-
-__all__ = ["LandingError", "LandingSummary", "PlatformError", "check_source", "land", "load_sources", "map_source"]

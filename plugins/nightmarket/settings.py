@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     vault_dsn: SecretStr | None = None  # role nightmarket_delivery: delivery and erasure only
     admin_dsn: SecretStr | None = None  # owner of the schemas: migrations only
     reader_dsn: SecretStr | None = None  # role nightmarket_reader: console, reports, analysts; else warehouse_dsn
+    receiver_dsn: SecretStr | None = None  # role nightmarket_receiver: may add a push, nothing else; else warehouse_dsn
     token_key: SecretStr | None = None  # HMAC key of tokens, >= 32 characters; changing it breaks every join
     vault_keys: SecretStr | None = None  # "id:base64 of 32 bytes", comma separated; the first one encrypts
     timezone: str = "Asia/Shanghai"
@@ -155,15 +156,18 @@ def load_yaml(path: Path, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        mistakes = error.errors()  # a misspelt key explains the missing one, so it is named first
-        first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
-        loc = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
-        dotted = ".".join(str(part) for part in loc) or "(top level)"
-        message = {"extra_forbidden": "unknown key", "missing": "required key is missing"}.get(
-            first["type"], first["msg"]
-        )
-        hint = f" Known keys here: {', '.join(_known_keys(model, loc))}." if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{shown}:{_line_of(node, loc)}: {dotted}: {message}.{hint}") from None
+        raise ConfigError(mistake_in(path, model, error)) from None
+
+
+def mistake_in(path: Path, model: type[BaseModel], error: ValidationError, *prefix: int | str) -> str:
+    """The first mistake of a YAML file as a sentence; `prefix` is where in the file the model's own part begins."""
+    mistakes = error.errors()  # a misspelt key explains the missing one, so it is named first
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
+    loc = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
+    shown = "" if prefix or loc else "(top level): "
+    message = {"extra_forbidden": "unknown key", "missing": "required key is missing"}.get(first["type"], first["msg"])
+    hint = f" Known keys here: {', '.join(_known_keys(model, loc))}." if first["type"] == "extra_forbidden" else ""
+    return f"{where(path, *prefix, *loc)}: {shown}{message}.{hint}"
 
 
 def where(path: Path, *loc: int | str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from nightmarket import dates, landing
+from nightmarket import dates, landing, mapping
 from nightmarket.warehouse import Row
 
 SOURCES = {
@@ -46,8 +46,8 @@ def land_all(run_id: str, until: datetime | None = None, **options: Any) -> dict
 
 def map_all(run_id: str) -> None:
     for source in SOURCES:
-        landing.map_source(source, run_id=run_id)
-    landing.resolve_members(run_id=run_id)
+        mapping.map_source(source, run_id=run_id)
+    mapping.resolve_members(run_id=run_id)
 
 
 def night(run_id: str, **options: Any) -> dict[str, landing.LandingSummary]:

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from nights import SOURCES, assert_truth, business, everything, land_all, map_all, night, one
 
-from nightmarket import dates, landing, settings
-from nightmarket.platforms.base import Transport
+from nightmarket import dates, landing, mapping, settings, sources
+from nightmarket.platforms.base import NoOptions, Transport
 from nightmarket.privacy import Keyring, open_secrets
 from nightmarket.warehouse import Row, connect, connect_vault
 
@@ -97,7 +97,7 @@ def test_a_full_remap_from_raw_gives_the_same_rows(db: psycopg.Connection[Row], 
     night("first")
     before = everything(db)
     for source in SOURCES:
-        assert landing.reset_mappings(db, source) > 0
+        assert mapping.reset_mappings(db, source) > 0
     map_all("remap")
     assert everything(db) == before
 
@@ -244,7 +244,9 @@ def clear_values() -> dict[str, set[str]]:
     """Phones, names and e-mail addresses as the platforms show them to us, asked for directly."""
     found: dict[str, set[str]] = {"phone": set(), "name": set(), "email": set()}
     since, until = dates.now() - timedelta(days=500), dates.now()
-    pages = landing.PLATFORMS["own_pages"].connect(settings.credentials("own_pages"), Transport("own_pages"))
+    pages = sources.PLATFORMS["own_pages"].connect(
+        settings.credentials("own_pages"), Transport("own_pages"), options=NoOptions()
+    )
     page, more = 1, True
     while more:
         answer = pages.events(since, until, page)
@@ -254,7 +256,9 @@ def clear_values() -> dict[str, set[str]]:
                 found["name"].add(event["data"]["name"])
                 found["email"] |= {event["data"]["email"]} - {None}
         page, more = page + 1, answer["has_more"]
-    top = landing.PLATFORMS["taobao"].connect(settings.credentials("taobao_flagship"), Transport("taobao"))
+    top = sources.PLATFORMS["taobao"].connect(
+        settings.credentials("taobao_flagship"), Transport("taobao"), options=NoOptions()
+    )
     for method in ("taobao.trades.sold.get", "taobao.trades.sold.history.get"):
         for page in range(1, 100):
             answer = top.call(method, page, fields="tid,receiver_name,receiver_mobile,receiver_address", page_size=50)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from nights import everything, one
 
-from nightmarket import landing
+from nightmarket import landing, mapping, sources
 from nightmarket.dates import Window
 from nightmarket.platforms import own_pages
 from nightmarket.platforms.base import Slice
@@ -41,18 +41,18 @@ def push(openid: str, minutes: int = 0, **fields: Any) -> dict[str, Any]:
 
 def arrive(db: psycopg.Connection[Row], *events: dict[str, Any]) -> None:
     """Land the events and map them, as a night does."""
-    loader = landing.Loader(db, landing.source("own_pages"), own_pages.STREAM, "test", False)
+    loader = landing.Loader(db, sources.source("own_pages"), own_pages.STREAM, "test", False)
 
     def pages() -> Iterator[list[dict[str, Any]]]:
         yield list(events)
 
     loader.read(Slice("received", Window(AT, AT + timedelta(days=1)), pages), None)
-    landing.map_source("own_pages", run_id="test")
+    mapping.map_source("own_pages", run_id="test")
 
 
 def follow(db: psycopg.Connection[Row], *openids: str) -> None:
     arrive(db, *(push(openid, -60, MsgType="event", Event="subscribe", EventKey="") for openid in openids))
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
 
 
 def member_of(db: psycopg.Connection[Row], kind: str, value: str) -> int:
@@ -113,7 +113,7 @@ def test_a_click_from_an_email_is_the_persons_the_message_went_to(db: psycopg.Co
             "binding", openid=None, phone="10000000001", email="a@mail.test", name="王芳", language="zh", consents=[]
         ),
     )
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
     email = one(db, "SELECT value FROM core.identities WHERE kind = 'email'")
     expose(db, member_of(db, "email", email), "spring/2026-03-14/7/offer", "email")
     arrive(db, event("click", key="spring/2026-03-14/7/offer", openid=None))
@@ -149,7 +149,7 @@ def test_a_click_after_a_merge_still_finds_its_message(db: psycopg.Connection[Ro
         for o in ("oA", "oB")
     ]
     arrive(db, *forms)
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
     assert one(db, "SELECT count(*) FROM core.member_merges") == 1
     arrive(db, event("click", key="mass-1", openid=later))
     assert answers(db) == [("k1", "clicked")]
@@ -165,11 +165,11 @@ def test_an_event_waits_for_its_message(db: psycopg.Connection[Row]) -> None:
     assert answers(db) == []
     assert open_rejects(db) == ["core.message_events: waiting for the message it belongs to"] * 2
     before = everything(db)
-    landing.map_source("own_pages", run_id="again")
+    mapping.map_source("own_pages", run_id="again")
     assert everything(db) == before
     expose(db, member_of(db, "wechat_openid", "oA"), "spring/2026-03-14/1/offer")
     accept(db, "200163836", "review/taobao_flagship/1/ask")
-    landing.map_source("own_pages", run_id="later")
+    mapping.map_source("own_pages", run_id="later")
     assert answers(db) == [("review/taobao_flagship/1/ask", "delivered"), ("spring/2026-03-14/1/offer", "clicked")]
     assert open_rejects(db) == []
     assert one(db, "SELECT message_key FROM core.interactions WHERE kind = 'click'") == "spring/2026-03-14/1/offer"
@@ -238,13 +238,13 @@ def test_a_form_binds_and_consents(db: psycopg.Connection[Row]) -> None:
     assert [(row["channel"], row["kind"], row["is_granted"]) for row in found] == [
         ("email", "email", True), ("sms", "phone", True), ("wechat", "wechat_openid", False)]  # fmt: skip
     assert found[0]["evidence"] == "form on our page, text v3"
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
     assert one(db, "SELECT count(DISTINCT member_id) FROM core.member_identities") == 1
     profile = db.execute("SELECT name LIKE 'name:%' AS is_token, language FROM core.profiles LIMIT 1").fetchone()
     assert profile == {"is_token": True, "language": "en"}
     # the same number written differently is the same person
     arrive(db, event("binding", **form | {"openid": "oB", "phone": "+86 10000000001", "email": None}, consents=[]))
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
     assert one(db, "SELECT count(DISTINCT member_id) FROM core.member_identities") == 1
 
 
@@ -263,7 +263,7 @@ def test_an_unsubscribe_withdraws_marketing_on_its_channel_only(db: psycopg.Conn
             "binding", openid="oA", phone="10000000001", email="a@mail.test", name="王芳", language="zh", consents=[]
         ),
     )
-    landing.resolve_members(run_id="test")
+    mapping.resolve_members(run_id="test")
     email = one(db, "SELECT value FROM core.identities WHERE kind = 'email'")
     expose(db, member_of(db, "email", email), "k1", "email")
     arrive(db, event("unsubscribe", key="k1", channel="email", openid=None, email="A@mail.test"))
@@ -281,7 +281,7 @@ def test_a_withdrawal_that_names_only_the_message_finds_the_person(db: psycopg.C
     arrive(db, event("unsubscribe", key="k1", channel="wechat_service", openid=None, email=None))
     assert "core.consents: waiting for the person it is about" in open_rejects(db)
     expose(db, member_of(db, "wechat_openid", "oA"), "k1")
-    landing.map_source("own_pages", run_id="later")
+    mapping.map_source("own_pages", run_id="later")
     row = db.execute("SELECT channel, is_granted FROM core.consents WHERE evidence LIKE 'unsubscribed%'").fetchone()
     assert row == {"channel": "wechat", "is_granted": False}
     assert open_rejects(db) == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nightmarket import dates, landing
+from nightmarket import dates, landing, sources
 from nightmarket.platforms import base
 from nightmarket.platforms.base import AuthError, BadPayload, PlatformDown, RateLimited
 
@@ -201,7 +201,7 @@ def test_a_busy_service_is_tried_again(db: Any, sandbox: Any, no_pauses: list[fl
 def test_a_run_is_bounded_in_requests_and_goes_on_next_time(
     db: Any, sandbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bounded = landing.source("taobao_flagship").model_copy(update={"max_requests": 12})
+    bounded = sources.source("taobao_flagship").model_copy(update={"max_requests": 12})
     with monkeypatch.context() as patch:
         patch.setattr(landing, "source", lambda _: bounded)
         with pytest.raises(landing.LandingError, match=r"stopped after 12 requests \(max_requests in sources\.yaml\)"):

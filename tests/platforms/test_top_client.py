@@ -202,7 +202,7 @@ def test_an_incomplete_connection_names_the_missing_part(missing: str) -> None:
     else:
         values[missing] = ""
     with pytest.raises(ConfigError, match=missing):
-        taobao.connect(Credentials("taobao_flagship", **values), Transport("taobao"))
+        taobao.connect(Credentials("taobao_flagship", **values), Transport("taobao"), options=taobao.Options())
 
 
 # ------------------------------------------------------------------------------------------------- lists that move

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from nightmarket import dates, landing
+from nightmarket import dates, landing, mapping, sources
 from nightmarket.marts import load_marts, sync_config
 from nightmarket.quality import GateFailed, run_gate
 from nightmarket.warehouse import Row
@@ -15,18 +15,18 @@ DAY = date(2026, 3, 14)
 
 
 def extract() -> None:
-    for source_id, source in landing.load_sources().items():
+    for source_id, source in sources.load_sources().items():
         for stream in source.streams:
             landing.land(source_id, stream, run_id="night", until=dates.now())
-    for source_id in landing.load_sources():
-        landing.map_source(source_id, run_id="night")
-    landing.resolve_members(run_id="night")
+    for source_id in sources.load_sources():
+        mapping.map_source(source_id, run_id="night")
+    mapping.resolve_members(run_id="night")
 
 
 @pytest.mark.slow
 def test_a_night_from_the_sandbox_is_green_and_lost_money_is_red(db: psycopg.Connection[Row], sandbox: Any) -> None:
     extract()
-    sync_config(db, landing.load_sources().values())
+    sync_config(db, sources.load_sources().values())
     assert run_gate("core", DAY, "night").warned == []
     load_marts(db, DAY)
     mart = run_gate("mart", DAY, "night")

@@ -12,6 +12,11 @@ def source_asset(source_id: str) -> Asset:
     return Asset(name=f"core.{source_id}", group="core")
 
 
+def stream_asset(source_id: str, stream: str) -> Asset:
+    """What one stream of a source gave us; its event carries the business date and the counts of the run."""
+    return Asset(name=f"raw.{source_id}.{stream}", group="raw")
+
+
 RECEIPTS = Asset(name="core.receipts", group="core")  # redemptions and delivery receipts are in core
 MART_NIGHT = Asset(name="mart.night", group="mart")  # every mart of one business date, gate passed
 FOLLOWUPS = Asset(name="push.followups", group="push")  # the journeys of one business date have been evaluated

@@ -4,7 +4,7 @@ Airflow itself checks types and enums with the words of jsonschema, and accepts 
 the first thing every DAG of ours does.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Param
@@ -29,6 +29,30 @@ def limit_param() -> Param:
         minimum=1,
         title="Limit 条数上限",
         description_md="Stop each stream after so many records; empty means no limit. For trying out a new source.",
+    )
+
+
+def backfill_params() -> dict[str, Param]:
+    """A past stretch to read again. Both empty: the night's own work, from where the last run stopped."""
+    words = "Empty: from where the last run stopped. With both, that stretch is read again; what is known stays known."
+    return {
+        "backfill_from": Param(
+            None, type=["null", "string"], format="date", title="Backfill from 补取开始", description_md=words
+        ),
+        "backfill_to": Param(
+            None, type=["null", "string"], format="date", title="Backfill to 补取结束", description_md="Inclusive."
+        ),
+    }
+
+
+def streams_param(names: Sequence[str]) -> Param:
+    return Param(
+        list(names),
+        type="array",
+        items={"type": "string", "enum": list(names)},
+        minItems=1,
+        title="Streams 数据流",
+        description_md="Which streams to read; all of them for a whole night.",
     )
 
 

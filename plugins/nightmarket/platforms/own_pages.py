@@ -6,37 +6,55 @@ window that ends in the past never changes; the overlap covers an event that was
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Literal
 from urllib.parse import urlencode, urlsplit
+
+import orjson
 
 from nightmarket import dates
 from nightmarket.dates import Window
 from nightmarket.platforms.base import (
+    REFUSED,
     AuthError,
     BadPayload,
+    Check,
     NotFound,
     Plan,
+    Push,
+    PushAnswer,
+    PushRequest,
     Record,
     Refused,
     Slice,
     Stream,
     Transport,
-    clock_words,
     parse_json,
+    pushed,
 )
-from nightmarket.settings import ConfigError, Credentials
+from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "own_pages"
 PAGE_SIZE = 500
 EVENTS = "/events"
 MAX_REPEATS = 3
+CLOCK_SECONDS = 300  # how far the time of a pushed event's signature may be from ours
 
 
-def sign(secret: str, verb: str, path: str, timestamp: str) -> str:
-    """Hex HMAC-SHA256 over verb, path with query, and Unix seconds, one a line."""
-    return hmac.new(secret.encode(), f"{verb}\n{path}\n{timestamp}".encode(), hashlib.sha256).hexdigest()
+class Options(StrictModel):
+    """The block `options:` of our own pages."""
+
+    events_from: Literal["archive", "pushes"] = "archive"  # the pages' own archive, or what they pushed to our receiver
+
+
+def sign(secret: str, verb: str, path: str, timestamp: str, body: bytes | None = None) -> str:
+    """Hex HMAC-SHA256 over verb, path with query, and Unix seconds, one a line; of a push also the body's hex SHA-256."""
+    lines = [verb, path, timestamp] + ([hashlib.sha256(body).hexdigest()] if body is not None else [])
+    return hmac.new(secret.encode(), "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,9 @@ class Client:
         return answer
 
 
-def connect(credentials: Credentials, transport: Transport, page_sizes: Mapping[str, int] | None = None) -> Client:
+def connect(
+    credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
+) -> Client:
     """A client of the archive. Raises ConfigError when a part of the connection is missing."""
     for name, value in {
         "host (address of the archive)": credentials.host,
@@ -149,11 +169,47 @@ STREAM = Stream(
 STREAMS: Mapping[str, Stream] = {STREAM.name: STREAM}
 
 
-def check(client: Client) -> str:
+def pushed_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """Events by the time our receiver took them; as records they are the same as the archive's."""
+    for piece in pushed(plan):
+        yield replace(piece, pages=partial(_events_of, piece.pages))
+
+
+def _events_of(pages: Callable[[], Iterator[list[Record]]]) -> Iterator[list[Record]]:
+    for page in pages():
+        yield [push["body"] for push in page]
+
+
+def streams(options: Options) -> Mapping[str, Stream]:
+    """The one stream of the pages, from where `options` says."""
+    return STREAMS if options.events_from == "archive" else {STREAM.name: replace(STREAM, slices=pushed_slices)}
+
+
+def receive(credentials: Credentials, request: PushRequest) -> PushAnswer:
+    """Keep events that the pages push: one as a JSON object, or several as {"events": [...]}, each with its event_id."""
+    timestamp = request.headers.get("x-pages-timestamp", "")
+    expected = sign(credentials.password, request.method, request.path, timestamp, request.body)
+    given = request.headers.get("x-pages-signature", "").encode("utf-8", "replace")
+    is_ours = request.headers.get("x-pages-key") == credentials.login and hmac.compare_digest(expected.encode(), given)
+    if not credentials.password or not is_ours or not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        return REFUSED
+    if abs(int(timestamp) - dates.now().timestamp()) > CLOCK_SECONDS:
+        return REFUSED
+    try:
+        content = orjson.loads(request.body)
+    except orjson.JSONDecodeError:
+        return PushAnswer(400, b"not JSON")
+    events = content.get("events", [content]) if isinstance(content, dict) else None
+    keys = [STREAM.record_key(event) for event in events] if isinstance(events, list) else [None]
+    if None in keys:
+        return PushAnswer(400, b"every event is an object with an event_id")
+    pushes = [Push(str(key), orjson.dumps(event)) for key, event in zip(keys, events or [], strict=True)]
+    return PushAnswer(pushes=pushes)
+
+
+def check(client: Client, names: Sequence[str]) -> Check:
     """One cheap call: events of the last day, and how the clocks agree."""
     until = dates.now().replace(microsecond=0)
     answer = client.events(until - timedelta(days=1), until, 1)
     count = f"{len(answer['events'])}{' or more' if answer.get('has_more') else ''}"
-    return (
-        f"works for key {client.key_id}, {count} events in the last day; {clock_words(client.transport.clock_offset)}"
-    )
+    return Check(f"key {client.key_id}, {count} events in the last day", client.transport.clock_offset)

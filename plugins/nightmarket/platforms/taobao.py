@@ -11,7 +11,7 @@ platform counted is walked again; and the next run reads the end of the window o
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -21,7 +21,9 @@ from nightmarket.dates import Window
 from nightmarket.platforms.base import (
     AuthError,
     BadPayload,
+    Check,
     Cursors,
+    NoOptions,
     NotFound,
     Plan,
     PlatformDown,
@@ -32,12 +34,15 @@ from nightmarket.platforms.base import (
     Slice,
     Stream,
     Transport,
-    clock_words,
+    backfill_by_window,
+    by_window,
     parse_json,
+    probe,
 )
 from nightmarket.settings import ConfigError, Credentials
 
 NAME = "taobao"
+Options = NoOptions
 API_VERSION = "2.0"
 ZONE = ZoneInfo("Asia/Shanghai")  # TOP writes and reads China time, without an offset
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -200,7 +205,9 @@ def _code(value: object) -> int:
     return int(text) if text.isdigit() else -1
 
 
-def connect(credentials: Credentials, transport: Transport, page_sizes: Mapping[str, int] | None = None) -> Client:
+def connect(
+    credentials: Credentials, transport: Transport, *, options: NoOptions, page_sizes: Mapping[str, int] | None = None
+) -> Client:
     """A client of the shop that `credentials` authorise. Raises ConfigError when a part of the connection is missing."""
     extra = credentials.extra
     method = str(extra.get("sign_method") or "hmac-sha256")
@@ -392,27 +399,27 @@ def _reread(client: Client, part: str, window: Window) -> Iterator[list[Record]]
         yield from _created(client, "taobao.trades.sold.get", 100, window)
 
 
-def refund_slices(client: Client, plan: Plan) -> Iterator[Slice]:
-    """Refunds by modification time; TOP documents no limit of window or history for them."""
+def trade_backfill(client: Client, plan: Plan, window: Window) -> Iterator[Slice]:
+    """A past stretch again: what was created in it, and, as far back as TOP tells, what was changed in it."""
+    for piece in dates.windows(window.start, window.end, SOLD_WINDOW):
+        yield Slice("created", piece, lambda w=piece: _reread(client, "created", w))  # type: ignore[misc]
+    start = max(window.start, dates.now() - timedelta(days=HISTORY_DAYS))
+    for piece in dates.windows(start, window.end, min(plan.window, timedelta(days=1))):
+        yield Slice("modified", piece, lambda w=piece: _modified(client, w))  # type: ignore[misc]
 
-    def pages(window: Window) -> Iterator[list[Record]]:
-        return walk(
-            client,
-            "taobao.refunds.receive.get",
-            100,
-            lambda content: rows_of(content, "refunds", "refund"),
-            REFUNDS.record_key,
-            fields=REFUND_FIELDS,
-            type=TRADE_TYPES,
-            start_modified=to_text(window.start),
-            end_modified=to_text(window.end),
-        )
 
-    for part, window in plan.reread:
-        yield Slice(part, window, lambda w=window: pages(w))  # type: ignore[misc]
-    start = plan.cursors[""] - plan.overlap if "" in plan.cursors else plan.until - plan.history
-    for window in dates.windows(start, plan.until, plan.window):
-        yield Slice("modified", window, lambda w=window: pages(w), {"": window.end})  # type: ignore[misc]
+def _refund_pages(client: Client, window: Window) -> Iterator[list[Record]]:
+    return walk(
+        client,
+        "taobao.refunds.receive.get",
+        100,
+        lambda content: rows_of(content, "refunds", "refund"),
+        REFUNDS.record_key,
+        fields=REFUND_FIELDS,
+        type=TRADE_TYPES,
+        start_modified=to_text(window.start),
+        end_modified=to_text(window.end),
+    )
 
 
 def rate_slices(client: Client, plan: Plan) -> Iterator[Slice]:
@@ -424,6 +431,13 @@ def rate_slices(client: Client, plan: Plan) -> Iterator[Slice]:
     start = plan.cursors[""] - plan.overlap if "" in plan.cursors else plan.until - plan.history
     for window in dates.windows(max(start, oldest), plan.until, plan.window):
         yield from _rates(client, window, "created", {"": window.end})
+
+
+def rate_backfill(client: Client, plan: Plan, window: Window) -> Iterator[Slice]:
+    """Reviews given in a past stretch, as far back as TOP tells."""
+    oldest = dates.now() - timedelta(days=RATE_DAYS) + timedelta(minutes=10)
+    for piece in dates.windows(max(window.start, oldest), window.end, plan.window):
+        yield from _rates(client, piece, "created", {})
 
 
 def _rates(
@@ -472,6 +486,9 @@ TRADES = Stream(
     key=("tid",),
     occurred_at=lambda record: to_time(record.get("modified")),
     slices=trade_slices,
+    backfill=trade_backfill,
+    priority=1,
+    required=("status", "created", "modified", "payment", "orders"),
     personal={
         "receiver_name": "name",
         "receiver_mobile": "phone",
@@ -487,7 +504,10 @@ REFUNDS = Stream(
     name="refunds",
     key=("refund_id",),
     occurred_at=lambda record: to_time(record.get("modified")),
-    slices=refund_slices,
+    slices=by_window(_refund_pages),  # TOP documents no limit of window or history for them
+    backfill=backfill_by_window(_refund_pages),
+    priority=1,
+    required=("tid", "status", "refund_fee", "created", "modified"),
     personal={"buyer_nick": "nick"},
     free_text=("desc",),
     overlap=timedelta(hours=1),
@@ -498,6 +518,8 @@ RATES = Stream(
     key=("oid", "role", "created"),
     occurred_at=lambda record: to_time(record.get("created")),
     slices=rate_slices,
+    backfill=rate_backfill,
+    required=("tid", "result", "created"),
     personal={"nick": "nick"},
     free_text=("content", "reply"),
     overlap=timedelta(days=15),
@@ -506,10 +528,34 @@ RATES = Stream(
 STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in (TRADES, REFUNDS, RATES)}
 
 
-def check(client: Client) -> str:
-    """Two cheap calls: which shop the session opens, and how the clocks agree."""
+def streams(options: NoOptions) -> Mapping[str, Stream]:
+    """The streams of a Taobao or Tmall shop."""
+    return STREAMS
+
+
+def check(client: Client, names: Sequence[str]) -> Check:
+    """Which shop the session opens, whether each stream's list may be read, and how the clocks agree."""
     user = client.call("taobao.user.seller.get", fields="nick").get("user")
     nick = user.get("nick") if isinstance(user, dict) else None
     server = to_time(client.call("taobao.time.get").get("time"))
     offset = (dates.now() - server).total_seconds() if server else None
-    return f"works for shop {nick or '(without a name)'}; {clock_words(offset)}"
+    day = {"start": to_text(dates.now() - timedelta(hours=1)), "end": to_text(dates.now())}
+    cheap: dict[str, Callable[[], object]] = {
+        "trades": lambda: client.call(
+            "taobao.trades.sold.increment.get",
+            1,
+            page_size=1,
+            use_has_next=True,
+            fields="tid",
+            start_modified=day["start"],
+            end_modified=day["end"],
+        ),
+        "refunds": lambda: client.call(
+            "taobao.refunds.receive.get", 1, page_size=1, use_has_next=True, fields="refund_id"
+        ),
+        "rates": lambda: client.call(
+            "taobao.traderates.get", 1, page_size=1, use_has_next=True, fields="tid", rate_type="get", role="buyer"
+        ),
+    }
+    problems = probe({name: cheap[name] for name in names if name in cheap})
+    return Check(f"shop {nick or '(without a name)'}", offset, problems)

@@ -1,0 +1,56 @@
+-- core.identities, core.identity_links, core.profiles: the people whom the new rows of a mapping name.
+-- Grain: one identity per kind and value; one link per pair and source; one profile per person's first identity.
+-- Params: source_id (text).   Reads: core.identities
+-- Rerun: safe. row_people tells the writers that follow which identity a row belongs to: the first of its usable ones.
+-- Two sources that meet the same new people at the same time would wait for each other for ever: one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('core.identities', 0));
+
+DROP TABLE IF EXISTS pg_temp.new_sightings;
+CREATE TEMPORARY TABLE new_sightings ON COMMIT DROP AS
+SELECT
+    n.record_id, e.item ->> 'kind' AS kind, e.item ->> 'value' AS value,
+    row_number() OVER (PARTITION BY n.record_id ORDER BY e.position) AS position,
+    CASE WHEN n.name LIKE 'name:%%' THEN n.name END AS name, n.language, n.evidence, coalesce(n.seen_at, n.observed_at) AS seen_at
+FROM new_rows AS n
+CROSS JOIN LATERAL jsonb_array_elements(n.identities) WITH ORDINALITY AS e (item, position)
+WHERE e.item ->> 'value' <> ''
+  -- a masked or missing phone is no evidence: only a token is
+  AND (e.item ->> 'kind' NOT IN ('phone', 'email') OR starts_with(e.item ->> 'value', (e.item ->> 'kind') || ':'));
+
+INSERT INTO core.identities AS i (kind, value, source_id, first_seen_at)
+SELECT s.kind, s.value, %(source_id)s::text, min(s.seen_at)
+FROM new_sightings AS s
+GROUP BY s.kind, s.value
+ORDER BY min(s.seen_at), s.kind DESC, s.value ASC
+ON CONFLICT (kind, value) DO UPDATE SET first_seen_at = excluded.first_seen_at
+WHERE excluded.first_seen_at < i.first_seen_at;
+
+DROP TABLE IF EXISTS pg_temp.row_people;
+CREATE TEMPORARY TABLE row_people ON COMMIT DROP AS
+SELECT s.record_id, i.identity_id, s.name, s.language, s.seen_at
+FROM new_sightings AS s
+JOIN core.identities AS i ON i.kind = s.kind AND i.value = s.value
+WHERE s.position = 1;
+
+-- What one record says of one buyer, one profile, one form: evidence that they are one person.
+INSERT INTO core.identity_links AS l (identity_a, identity_b, source_id, evidence, observed_at)
+SELECT least(p.identity_id, i.identity_id), greatest(p.identity_id, i.identity_id), %(source_id)s::text, s.evidence, min(s.seen_at)
+FROM new_sightings AS s
+JOIN row_people AS p ON p.record_id = s.record_id
+JOIN core.identities AS i ON i.kind = s.kind AND i.value = s.value
+WHERE s.position > 1 AND i.identity_id <> p.identity_id
+GROUP BY least(p.identity_id, i.identity_id), greatest(p.identity_id, i.identity_id), s.evidence
+ON CONFLICT (identity_a, identity_b, source_id, evidence) DO UPDATE SET observed_at = excluded.observed_at
+WHERE excluded.observed_at < l.observed_at;
+
+INSERT INTO core.profiles AS f (identity_id, source_id, name, language, observed_at)
+SELECT DISTINCT ON (p.identity_id) p.identity_id, %(source_id)s::text, p.name, p.language, p.seen_at
+FROM row_people AS p
+WHERE p.name IS NOT NULL OR p.language IS NOT NULL
+ORDER BY p.identity_id ASC, p.seen_at DESC, p.name ASC, p.language ASC
+ON CONFLICT (identity_id) DO UPDATE SET
+    name = coalesce(excluded.name, f.name), language = coalesce(excluded.language, f.language), observed_at = excluded.observed_at,
+    source_id = excluded.source_id
+WHERE excluded.observed_at >= f.observed_at
+  AND (f.name, f.language, f.observed_at)
+      IS DISTINCT FROM (coalesce(excluded.name, f.name), coalesce(excluded.language, f.language), excluded.observed_at);

@@ -1,0 +1,22 @@
+"""Every shop and every social platform: accounts shared by workers, pushes, files, fields, customers, social tables.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    # the driver's own cursor: the file holds DO blocks and percent signs, and takes no parameters
+    with op.get_bind().connection.cursor() as cursor:
+        cursor.execute(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
+
+
+def downgrade() -> None:
+    raise NotImplementedError("forward only: restore a backup instead (docs/runbook.md)")
