@@ -215,6 +215,7 @@ class Loader:
             reread=self._windows_to_reread(),
             present=self._present,
             pushes=self._pushes,
+            say=self._say,
         )
 
     def _cursors(self) -> dict[str, datetime]:
@@ -255,6 +256,9 @@ class Loader:
             (*self._names, *self.stream.present),
         )
         return {row["record_key"] for row in rows}
+
+    def _say(self, words: str) -> None:
+        self.summary.note = "; ".join(filter(None, (self.summary.note, words)))
 
     def _pushes(self, window: Window) -> Iterator[list[Record]]:
         """What platforms pushed to this source in a window, decrypted, in pages: {"push_key", "received_at", "body"}."""

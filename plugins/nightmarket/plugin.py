@@ -18,7 +18,9 @@ class LazyConsole:
         if self._app is None:
             from nightmarket.console.app import create_app
             from nightmarket.console.auth import may_send, require_user
+            from nightmarket.orchestration.hooks import use_airflow_connections
 
+            use_airflow_connections()  # the receiver's secrets: the same connections that tasks use
             self._app = create_app(require_user=require_user, may_send=may_send)
         await self._app(scope, receive, send)
 

@@ -160,6 +160,16 @@ class Keyring:
                 f"vault row of {token!r} cannot be decrypted with key {key_id!r}: wrong key or altered row."
             ) from None
 
+    def seal(self, name: str, value: str) -> bytes:
+        """`value` as one column can hold it: key id, colon, nonce + ciphertext. `name` says whose it is, as in encrypt()."""
+        key_id, blob = self.encrypt(name, value)
+        return key_id.encode() + b":" + blob
+
+    def open(self, name: str, sealed: bytes) -> str:
+        """The clear value of seal(). Raises ConfigError like decrypt()."""
+        key_id, _, blob = sealed.partition(b":")
+        return self.decrypt(name, key_id.decode("utf-8", "replace"), blob)
+
 
 def store_secrets(connection: psycopg.Connection[Row], secrets: Mapping[str, str], keyring: Keyring) -> int:
     """Put the values that the vault does not hold yet into it, in the caller's transaction; returns how many were new."""

@@ -21,6 +21,7 @@ from nightmarket import dates
 from nightmarket.console import charts, words
 from nightmarket.console.night import notices, read_night, read_pauses, read_run_parts, read_runs
 from nightmarket.console.queries import Reader, reader
+from nightmarket.console.receiver import create_router
 from nightmarket.settings import ConfigError
 
 HERE = Path(__file__).parent
@@ -65,6 +66,7 @@ def create_app(
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")  # style and script only, no data
+    app.include_router(create_router())  # the one route without a sign-in: platforms sign what they push
     pages = _environment()
 
     def show(request: Request, template: str, status: int = 200, **values: Any) -> Response:

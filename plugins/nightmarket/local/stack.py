@@ -28,7 +28,7 @@ from nightmarket.local.connections import connection_environment
 from nightmarket.local.database import LocalError, Server, new_password, port_in_use
 from nightmarket.settings import ROOT
 
-ROLES = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader")
+ROLES = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader", "nightmarket_receiver")
 NEEDED_BYTES = 2 * 1024**3
 BIN = Path(sys.executable).parent
 
@@ -208,7 +208,12 @@ class Stack:
     def _secrets(self) -> dict[str, str]:
         path = self.folder / "secrets.json"
         if path.exists():
-            return dict(json.loads(path.read_text()))
+            found = dict(json.loads(path.read_text()))
+            fresh = {role: new_password() for role in ROLES if role not in found}
+            if fresh:  # a role that is newer than this stack
+                found |= fresh
+                self._write_private("secrets.json", found)
+            return found
         made = {name: new_password() for name in ("postgres", *ROLES, "web_admin", "api_secret", "token_key")}
         made["token_key"] = secrets.token_urlsafe(48)
         made["jwt_secret"] = secrets.token_urlsafe(64)
@@ -236,6 +241,9 @@ class Stack:
             "NIGHTMARKET_VAULT_DSN": server.dsn("nightmarket", "nightmarket_delivery", secret["nightmarket_delivery"]),
             "NIGHTMARKET_ADMIN_DSN": server.dsn("nightmarket"),
             "NIGHTMARKET_READER_DSN": self.reader_dsn(),
+            "NIGHTMARKET_RECEIVER_DSN": server.dsn(
+                "nightmarket", "nightmarket_receiver", secret["nightmarket_receiver"]
+            ),
             "NIGHTMARKET_TOKEN_KEY": secret["token_key"],
             "NIGHTMARKET_VAULT_KEYS": secret["vault_keys"],
             "NIGHTMARKET_VAR": str(self.folder),

@@ -351,6 +351,7 @@ class Plan:
     reread: tuple[tuple[str, Window], ...] = ()  # (part, window) of earlier runs that held unusable records
     present: Callable[[], set[str]] = set  # keys whose current version says that the thing still exists
     pushes: Callable[[Window], Iterator[list[Record]]] = lambda _: iter(())  # what was pushed to us, by received_at
+    say: Callable[[str], None] = lambda _: None  # words for the run's summary: what was left out, and why
     files: "FileLedger | None" = None  # which files this source has taken
     is_dry_run: bool = False  # nothing is written: then nothing may be moved either
 
