@@ -23,7 +23,7 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable, chain, get_parsing_context, task
 
 from nightmarket.orchestration.assets import source_asset, stream_asset
-from nightmarket.orchestration.defaults import DEFAULT_ARGS, account_pool
+from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.extraction import SUMMARY, describe, pieces_of, totals_by_stream, window_of
 from nightmarket.orchestration.form import (
     backfill_params,
@@ -69,8 +69,7 @@ def land(source_id: str, piece: dict[str, Any], **context: Any) -> dict[str, Any
         piece["stream"],
         run_id=f"{context['dag'].dag_id}/{context['run_id']}",
         until=datetime.fromisoformat(piece["until"]),
-        limit=context["params"]["limit"],
-        dry_run=context["params"]["dry_run"],
+        **{name: context["params"][name] for name in ("limit", "dry_run")},
         window=window,
     )
     log.info(summary.sentence())
@@ -99,6 +98,7 @@ def publish(
 def extract(source: Any, mappings: list[Any]) -> DAG:
     """The DAG of one source: land its streams side by side, map them as soon as what they read is there, publish."""
     from nightmarket.mapping import mapping_parameters
+    from nightmarket.sources import account_pool
 
     source_id = source.source_id
     with DAG(

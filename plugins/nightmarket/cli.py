@@ -47,8 +47,8 @@ def version() -> None:
 def check() -> None:
     """Read every configuration file, template and segment; print what is wrong, one sentence each."""
     from nightmarket.campaigns.config import check_all
-    from nightmarket.sources import load_sources
     from nightmarket.marts import load_kpis, load_tiers
+    from nightmarket.sources import load_sources
 
     os.environ.setdefault("NIGHTMARKET_WAREHOUSE_DSN", "postgresql://")  # reading files needs no database
     problems = []
@@ -66,16 +66,33 @@ def check() -> None:
 
 
 @app.command()
-def check_source(source_id: str) -> None:
-    """One cheap call to a source: does the key work, for which shop, how far is the clock off?"""
+def check_source(
+    source_ids: Annotated[list[str] | None, typer.Argument(help="default: all of sources.yaml")] = None,
+) -> None:
+    """A few cheap calls per source: does the key work, for which shop, what may it not read, how far is the clock off?"""
     from nightmarket.landing import check_source as run
     from nightmarket.platforms.base import PlatformError
+    from nightmarket.sources import UnknownSource, load_sources
+
+    failed = False
+    with _sentences():
+        for source_id in source_ids or load_sources():
+            try:
+                typer.echo(run(source_id))
+            except (PlatformError, ConfigError, UnknownSource) as error:
+                typer.secho(f"{source_id}: {error}", fg="red", err=True)
+                failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pools() -> None:
+    """The Airflow pools of our accounts as JSON: `nightmarket pools > pools.json && airflow pools import pools.json`."""
+    from nightmarket.sources import account_pools
 
     with _sentences():
-        try:
-            typer.echo(run(source_id))
-        except PlatformError as error:
-            raise ValueError(str(error)) from None
+        typer.echo(json.dumps(account_pools(), indent=1))
 
 
 @app.command()

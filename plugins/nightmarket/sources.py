@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, field_validator
 
-from nightmarket.platforms import own_pages, taobao, wechat_official
+from nightmarket.platforms import own_pages, shopify, taobao, wechat_official, wechat_store, woocommerce
 from nightmarket.platforms.base import Platform, Stream
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, mistake_in, where
 
@@ -18,9 +18,13 @@ PLATFORMS: Mapping[str, Platform] = {
     for module in (
         taobao,
         wechat_official,
+        wechat_store,
         own_pages,
+        shopify,
+        woocommerce,
     )
 }
+POOL_SLOTS = 4  # tasks of one account at once; how fast they call is the account's own limit (calls_per_second)
 SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")
 CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}")
 
@@ -157,3 +161,20 @@ def source(source_id: str) -> SourceConfig:
     if source_id not in sources:
         raise UnknownSource(f"sources.yaml has no source {source_id!r}; known: {', '.join(sorted(sources))}.")
     return sources[source_id]
+
+
+def account_pool(conn_id: str) -> str:
+    """The Airflow pool of an account: how many tasks may use it at once."""
+    return f"account_{conn_id}"
+
+
+def account_pools() -> dict[str, dict[str, object]]:
+    """The pools of all accounts, in the form `airflow pools import` takes."""
+    return {
+        account_pool(config.conn_id): {
+            "slots": POOL_SLOTS,
+            "description": f"tasks that read through the connection {config.conn_id} at once",
+            "include_deferred": False,
+        }
+        for config in load_sources().values()
+    }

@@ -72,11 +72,7 @@ def tables_of(task: Any, folder: Path) -> tuple[set[str], set[str]]:
 
 def missing_edges(dag: Any, folder: Path = SQL) -> list[str]:
     """What is read or overwritten without waiting for who writes it."""
-    facts = {
-        task.task_id: tables_of(task, folder)
-        for task in dag.tasks
-        if isinstance(task, SQLExecuteQueryOperator)
-    }
+    facts = {task.task_id: tables_of(task, folder) for task in dag.tasks if isinstance(task, SQLExecuteQueryOperator)}
     facts = {name: (read - BOOKKEEPING, written - BOOKKEEPING) for name, (read, written) in facts.items()}
     problems = []
     for reader, (read, written) in facts.items():

@@ -1,7 +1,7 @@
 """A small client of Airflow's public REST API: what the demo does, a person does in the UI."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
@@ -50,6 +50,12 @@ class AirflowApi:
             return dag_ids <= known
 
         self.wait("reading the DAG files", ready, seconds)
+
+    def set_pools(self, pools: Mapping[str, Mapping[str, object]]) -> None:
+        """Make the pools be these, as `airflow pools import` does; others stay."""
+        entities = [{"name": name, **pool} for name, pool in pools.items()]
+        create = {"action": "create", "entities": entities, "action_on_existence": "overwrite"}
+        self.call("PATCH", "/pools", {"actions": [create]})
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run as the form would; returns its run id."""

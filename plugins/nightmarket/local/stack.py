@@ -24,9 +24,11 @@ from typing import Any
 import psutil
 import requests
 
+from nightmarket.local.airflow_api import AirflowApi
 from nightmarket.local.connections import connection_environment
 from nightmarket.local.database import LocalError, Server, new_password, port_in_use
 from nightmarket.settings import ROOT
+from nightmarket.sources import account_pools
 
 ROLES = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader", "nightmarket_receiver")
 NEEDED_BYTES = 2 * 1024**3
@@ -142,6 +144,7 @@ class Stack:
         self._spawn("scheduler", [airflow, "scheduler", "--skip-serve-logs"])
         self._spawn("triggerer", [airflow, "triggerer", "--skip-serve-logs"])
         self._wait("Airflow", self._all_healthy, 120)
+        AirflowApi(self.base_url, "admin", self.admin_password, self.check_alive).set_pools(account_pools())
 
     def stop(self) -> None:
         """Stop what this stack started, last started first, then PostgreSQL. Never raises for what is already gone."""

@@ -45,8 +45,3 @@ DEFAULT_ARGS: dict[str, Any] = {
     "on_execute_callback": use_airflow_connections,
     "on_failure_callback": record_failure,
 }
-
-
-def account_pool(conn_id: str) -> str:
-    """The pool of an account: how many tasks may use it at once. `nightmarket pools` lists them for `airflow pools import`."""
-    return f"account_{conn_id}"

@@ -50,9 +50,22 @@ def streams_param(names: Sequence[str]) -> Param:
         list(names),
         type="array",
         items={"type": "string", "enum": list(names)},
+        examples=list(names),  # what makes the form show a list to choose from
         minItems=1,
         title="Streams 数据流",
         description_md="Which streams to read; all of them for a whole night.",
+    )
+
+
+def sources_param(names: Sequence[str]) -> Param:
+    return Param(
+        list(names),
+        type="array",
+        items={"type": "string", "enum": list(names)},
+        examples=list(names),  # what makes the form show a list to choose from
+        minItems=1,
+        title="Sources 数据源",
+        description_md="Which accounts to ask.",
     )
 
 
