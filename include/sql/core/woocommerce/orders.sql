@@ -11,7 +11,9 @@ SELECT
     nullif(p.sku, '') AS outer_id,
     p.name AS title,
     -- `price` is a float after discounts; before them the line has only its subtotal
-    (raw.to_amount(p.subtotal) + coalesce(raw.to_amount(p.subtotal_tax), 0)) / nullif(raw.to_amount(p.quantity), 0) AS unit_price,
+    trim_scale(round(
+        (raw.to_amount(p.subtotal) + coalesce(raw.to_amount(p.subtotal_tax), 0)) / nullif(raw.to_amount(p.quantity), 0), 6
+    )) AS unit_price,
     raw.to_amount(p.quantity) AS quantity,
     raw.to_amount(p.total) + coalesce(raw.to_amount(p.total_tax), 0) AS paid_amount,
     NULL::text AS status,
