@@ -41,6 +41,7 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "notices": notices(nights[-1], runs, read_pauses(read, dates.now())),
         "shop_trend": read.rows("shop_trend", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
+        "sources": read.rows("source_totals", as_of_at=dates.now()),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
     }
 

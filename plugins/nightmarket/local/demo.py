@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -18,20 +19,11 @@ from rich.table import Table
 from nightmarket.dates import DEFAULT_ZONE, today
 from nightmarket.local.airflow_api import FINISHED, AirflowApi
 from nightmarket.local.stack import Stack
+from nightmarket.local.truth import compare
+from nightmarket.sources import load_sources
 
 CAMPAIGN = "winback_gold"
-DAGS = {
-    "extract_taobao_flagship",
-    "extract_wechat_official",
-    "extract_own_pages",
-    "collect_receipts",
-    "build_marts",
-    "followup_reviews",
-    "deliver_outbox",
-    "push_campaign",
-    "night_report",
-}
-STARTED_BY_CLOCK = ("extract_taobao_flagship", "extract_wechat_official", "extract_own_pages", "collect_receipts")
+OTHER_DAGS = {"collect_receipts", "build_marts", "followup_reviews", "deliver_outbox", "push_campaign", "night_report"}
 STARTED_BY_ASSETS = ("build_marts", "followup_reviews", "night_report")
 # Airflow hands a parked task back only when its process has ended, about 5 s later. An answer before that makes the
 # task fail and ask again (docs/runbook.md#push_campaign); a person takes longer to read anyway.
@@ -59,7 +51,7 @@ class Demo:
         self.stack.start()
         self.timings["start"] = time.monotonic() - self.started
         api = AirflowApi(self.stack.base_url, "admin", self.stack.admin_password, self.stack.check_alive)
-        api.wait_for_dags(DAGS)
+        api.wait_for_dags({*self.extractions(), *OTHER_DAGS})
 
         self.night(api, "night one", first_day)
         self.set_clock(second_day, 10, 0)
@@ -69,6 +61,10 @@ class Demo:
         self.say("a day passes: people open, click, redeem, buy, review, unsubscribe")
         self.night(api, "night two", second_day)
         return self.finish([first_day, second_day])
+
+    def extractions(self) -> list[str]:
+        """The extract DAGs of sources.yaml, the one with the most to read first."""
+        return [f"extract_{source_id}" for source_id in load_sources()]
 
     def set_clock(self, day: date, hour: int, minute: int) -> None:
         self.stack.set_clock(datetime.combine(day, clock_time(hour, minute), tzinfo=DEFAULT_ZONE).timestamp())
@@ -81,7 +77,7 @@ class Demo:
         self.say(f"{name}: business date {business_date}, extracting")
         known = {dag_id: api.run_ids(dag_id) for dag_id in STARTED_BY_ASSETS}
         conf = {"business_date": business_date.isoformat()}
-        runs = {dag_id: api.trigger(dag_id, conf) for dag_id in STARTED_BY_CLOCK}
+        runs = {dag_id: api.trigger(dag_id, conf) for dag_id in (*self.extractions(), "collect_receipts")}
         for dag_id, run_id in runs.items():
             api.wait_for_run(dag_id, run_id)
             self.note_tasks(api, name, dag_id, run_id)
@@ -134,6 +130,7 @@ class Demo:
 
     def finish(self, business_dates: list[date]) -> dict[str, Any]:
         """Write summary.json and night-report.html, print the table."""
+        from nightmarket.console.queries import reader
         from nightmarket.report import summary, write_night_report
 
         result = summary(business_dates)
@@ -149,16 +146,43 @@ class Demo:
             "refused": counters["refused"],
             "messages": messages,
         }
+        with reader() as read:  # as of the moment the last night began: life went on while it ran
+            totals = read.rows("source_totals", as_of_at=self.truth["now"])
+        bill = compare(load_sources().values(), totals, self.truth)
+        result["bill"] = [{k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()} for row in bill]
         self.timings["total"] = time.monotonic() - self.started
         result["seconds"] = {name: round(value, 1) for name, value in self.timings.items()}
         result["task_seconds"] = self.task_seconds
         summary_path = self.stack.folder / "summary.json"
         summary_path.write_text(json.dumps(result, indent=1, ensure_ascii=False, default=str))
         report_path = write_night_report(self.stack.folder / "night-report.html", business_dates)
+        self.print_bill(bill)
         self.print_table(result)
         self.say(f"written: {summary_path.relative_to(self.stack.folder.parents[1])}, "
                  f"{report_path.relative_to(self.stack.folder.parents[1])}")  # fmt: skip
         return result
+
+    def print_bill(self, bill: list[dict[str, Any]]) -> None:
+        """Per source: what arrived, what was rejected, what the world says should have arrived."""
+        table = Table(title="来源 Sources: what arrived, and what the world says should have", title_justify="left")
+        for name in ("source", "figure"):
+            table.add_column(name)
+        for name in ("in core", "in the world", "difference", "records rejected"):
+            table.add_column(name, justify="right")
+        last = ""
+        for row in bill:
+            first = row["source"] != last
+            last = row["source"]
+            table.add_row(
+                row["source"] if first else "",
+                row["figure"],
+                f"{row['core']:,}",
+                f"{row['world']:,}",
+                f"{row['difference']:,}" if row["difference"] else "0",
+                f"{row['rejected']:,}" if first else "",
+                style="red" if row["difference"] else None,
+            )
+        self.console.print(table)
 
     def print_table(self, result: dict[str, Any]) -> None:
         table = Table(title="夜市 Nightmarket: what happened", title_justify="left")
