@@ -70,7 +70,7 @@ def write_pages(path: Path, records: int, *, changed: bool = False) -> None:
         for first in range(0, records, PAGE):
             rows = [trade(chance, number, records) for number in range(first, min(first + PAGE, records))]
             if changed:
-                for row in rows[:: PAGE]:
+                for row in rows[::PAGE]:
                     row["modified"] = "2027-01-01 00:00:00"
                     row["payment"] = "79.70"
             file.write(orjson.dumps({"trades": {"trade": rows}, "total_results": records}) + b"\n")
@@ -135,7 +135,9 @@ def write_floor(connection: Any, rows: list[dict[str, Any]]) -> None:
     with connection.transaction():
         connection.execute("CREATE TEMPORARY TABLE o (LIKE floor_orders INCLUDING DEFAULTS) ON COMMIT DROP")
         connection.execute("CREATE TEMPORARY TABLE l (LIKE floor_lines INCLUDING DEFAULTS) ON COMMIT DROP")
-        copy_rows(connection, "floor_raw", ("key", "payload"), ((str(r["tid"]), orjson.dumps(r).decode()) for r in rows))
+        copy_rows(
+            connection, "floor_raw", ("key", "payload"), ((str(r["tid"]), orjson.dumps(r).decode()) for r in rows)
+        )
         copy_rows(connection, "o", ORDER_COLUMNS, (typed_order(row) for row in rows))
         copy_rows(connection, "l", LINE_COLUMNS, (typed for row in rows for typed in typed_lines(row)))
         for table, temporary, columns, key in (

@@ -6,7 +6,6 @@ next one reads the unfinished window again; records that are in raw already are 
 before they are written.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,12 +16,13 @@ import orjson
 import psycopg
 
 from nightmarket import dates
+from nightmarket.accounts import Account
 from nightmarket.dates import Window
 from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, Transport
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
 from nightmarket.settings import Credentials, credentials, get_settings
 from nightmarket.sources import SourceConfig, StreamConfig, source
-from nightmarket.warehouse import Row, connect, copy_rows
+from nightmarket.warehouse import Row, connect, copy_rows, session_lock
 
 BATCH_BYTES = 8 * 1024 * 1024  # of JSON in one transaction: 20-50 pages; a larger batch is not faster, only bigger
 BATCH_RECORDS = 5_000
@@ -121,14 +121,20 @@ def land(
     """
     config = source(source_id)
     definition = config.stream(stream)
-    transport = Transport(config.platform, max_requests=config.max_requests, max_seconds=config.max_minutes * 60)
-    client = config.module.connect(
-        credentials or _credentials(config), transport, options=config.settings, page_sizes=page_sizes
-    )
+    keys = credentials or _credentials(config)
     with (
         connect(autocommit=True, application_name="nightmarket-landing") as connection,
         _only_one(connection, config, stream, BACKFILL_LOCK_SECONDS if window else LOCK_SECONDS),
+        _account(config, keys, definition.priority) as account,
     ):
+        transport = Transport(
+            config.platform,
+            max_requests=config.max_requests,
+            max_seconds=config.max_minutes * 60,
+            tokens=account,
+            pace=account,
+        )
+        client = config.module.connect(keys, transport, options=config.settings, page_sizes=page_sizes)
         loader = Loader(connection, config, definition, run_id, dry_run)
         plan = loader.plan(until, config.streams[stream])
         if window is None:
@@ -155,35 +161,40 @@ def land(
 def check_source(source_id: str, credentials: Credentials | None = None) -> str:
     """One cheap call to the source: "works for shop X; clocks agree". Raises PlatformError or ConfigError with a sentence."""
     config = source(source_id)
-    transport = Transport(config.platform, max_requests=20, max_seconds=60)
-    client = config.module.connect(credentials or _credentials(config), transport, options=config.settings)
-    return f"{source_id}: {config.module.check(client, list(config.streams)).sentence()}"
+    keys = credentials or _credentials(config)
+    with _account(config, keys, priority=1) as account:
+        transport = Transport(config.platform, max_requests=20, max_seconds=60, tokens=account, pace=account)
+        client = config.module.connect(keys, transport, options=config.settings)
+        return f"{source_id}: {config.module.check(client, list(config.streams)).sentence()}"
 
 
 def _credentials(config: SourceConfig) -> Credentials:
     return credentials(config.conn_id)
 
 
+def _account(config: SourceConfig, keys: Credentials, priority: int) -> Account:
+    """What this run shares with the other workers that use the same keys."""
+    return Account(
+        config.platform,
+        keys,
+        calls_per_second=config.calls_per_second,
+        calls_per_day=config.calls_per_day,
+        priority=priority,
+    )
+
+
 @contextmanager
 def _only_one(
     connection: psycopg.Connection[Row], config: SourceConfig, stream: str, lock_seconds: int
 ) -> Iterator[None]:
-    """One run at a time per stream: hold a session lock; wait a little for a run that is just ending."""
-    name = f"landing/{config.source_id}/{stream}"
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    connection.execute(f"SET lock_timeout = '{lock_seconds}s'")
+    """One run at a time per stream: wait a little for a run that is just ending."""
     try:
-        connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+        with session_lock(connection, f"landing/{config.source_id}/{stream}", lock_seconds):
+            yield
     except psycopg.errors.LockNotAvailable:
         raise LandingError(
             f"{config.source_id} {stream}: another run is reading this stream; wait for it to end, or stop it."
         ) from None
-    try:
-        connection.execute("SET lock_timeout = 0")
-        yield
-    finally:
-        if not connection.closed and not connection.broken:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
 
 
 class Loader:

@@ -101,12 +101,35 @@ def copy_rows(
 
 def advisory_lock(connection: psycopg.Connection[Row], name: str, *, wait: bool = True) -> bool:
     """Take the transaction-level advisory lock of `name`; without `wait`, False when somebody else holds it."""
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    key = _lock_key(name)
     if wait:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
         return True
     row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS taken", (key,)).fetchone()
     return bool(row and row["taken"])
+
+
+@contextmanager
+def session_lock(connection: psycopg.Connection[Row], name: str, seconds: int) -> Iterator[None]:
+    """Hold the advisory lock of `name` over several transactions of an autocommit connection.
+
+    Raises psycopg.errors.LockNotAvailable when somebody else holds it for longer than `seconds`.
+    """
+    key = _lock_key(name)
+    connection.execute(f"SET lock_timeout = '{seconds}s'")
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+    finally:
+        connection.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (key,))
+
+
+def _lock_key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def migrate(dsn: str | None = None, revision: str = "head") -> None:
