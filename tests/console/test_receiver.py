@@ -148,7 +148,7 @@ def test_the_published_vectors() -> None:
         {},
         f"<xml><ToUserName>gh</ToUserName><Encrypt>{sealed}</Encrypt></xml>".encode(),
     )
-    credentials = Credentials("x", login=APPID, extra={"push_token": "simtoken", "encoding_aes_key": AES_KEY})
+    credentials = Credentials("x", login=APPID, extra={"push_token": "simtoken", "encoding_aes_secret": AES_KEY})
     (push,) = wechat_push.receive(credentials, request).pushes
     assert push.key == "oSIM000000000000000000000001/1700000000/TEMPLATESENDJOBFINISH/200163836"
     assert json.loads(push.body)["fields"]["Status"] == "success"
@@ -208,7 +208,7 @@ def test_a_bad_signature_is_refused_and_counted(
 
 
 def test_aes_mode(console: Console, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_key=AES_KEY)
+    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_secret=AES_KEY)
     assert console.sealed(FOLLOW).status_code == 200
     assert landed(db, "wechat_official")[0]["body"]["xml"] == FOLLOW
     other_key = AES_KEY[::-1]
@@ -225,7 +225,7 @@ def test_aes_mode(console: Console, db: psycopg.Connection[Any], monkeypatch: py
 def test_aes_in_compatible_mode_reads_the_sealed_half_only(
     console: Console, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_key=AES_KEY)
+    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_secret=AES_KEY)
     inside = seal(FOLLOW, APPID, AES_KEY)
     query = signed()
     query["msg_signature"] = sha1(TOKEN, query["timestamp"], query["nonce"], inside)
@@ -383,7 +383,7 @@ def test_a_connection_without_a_token_is_503_not_an_open_door(
 ) -> None:
     connect_wechat(monkeypatch)
     assert console.wechat(FOLLOW, token="").status_code == 503
-    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_key="too short")
+    connect_wechat(monkeypatch, push_token=TOKEN, encoding_aes_secret="too short")
     assert console.sealed(FOLLOW).status_code == 503
     assert pushes(db) == []
     with pytest.raises(ConfigError, match="43 characters"):

@@ -29,7 +29,7 @@ NOT_KEPT = (
 def receive(credentials: Credentials, request: PushRequest) -> PushAnswer:
     """Answer WeChat's check of the address (GET), or verify a push and keep it (POST).
 
-    Needs `push_token` in the connection's extra, and `encoding_aes_key` for AES mode. What is kept is a JSON object:
+    Needs `push_token` in the connection's extra, and `encoding_aes_secret` for AES mode. What is kept is a JSON object:
     `appid`, the message's `xml` (or `json`) as sent, and its `fields`. Raises ConfigError when the connection has no token
     or a key that is none.
     """
@@ -42,7 +42,7 @@ def receive(credentials: Credentials, request: PushRequest) -> PushAnswer:
         if not matches(query.get("signature", ""), *signed):
             return REFUSED
         return PushAnswer(body=query.get("echostr", "").encode())
-    key = str(credentials.extra.get("encoding_aes_key") or "")
+    key = str(credentials.extra.get("encoding_aes_secret") or "")
     text = request.body.decode("utf-8", "replace").replace("\x00", "")
     if key:
         sealed = str(to_fields(text).get("Encrypt") or "")
@@ -122,7 +122,7 @@ def aes_key(conn_id: str, text: str) -> bytes:
         key = b""
     if len(key) != 32:
         raise ConfigError(
-            f"connection {conn_id!r}: encoding_aes_key in extra is not the 43 characters that WeChat shows."
+            f"connection {conn_id!r}: encoding_aes_secret in extra is not the 43 characters that WeChat shows."
         )
     return key
 
