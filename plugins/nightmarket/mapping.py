@@ -6,7 +6,7 @@ core/close.sql keeps the others with their reason and moves the mark. docs/decis
 """
 
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,19 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "customers": ((PEOPLE, "core/write/customers.sql"), ("core.customers", *PEOPLE_TABLES)),
     "products": (("core/write/products.sql",), ("core.products",)),
     "coupons": (("core/write/coupons.sql",), ("core.shop_coupons",)),
+    "followers": ((PEOPLE, "core/write/followers.sql"), ("core.followers", "core.consents", *PEOPLE_TABLES)),
+    "events": (
+        (
+            PEOPLE,
+            "core/write/form_profiles.sql",
+            "core/write/follow_events.sql",
+            "core/write/message_events.sql",  # before interactions: a click is completed from it
+            "core/write/interactions.sql",
+            "core/write/consents.sql",
+        ),
+        ("core.interactions", "core.follow_events", "core.message_events", "core.consents", *PEOPLE_TABLES),
+    ),
+    "social_stats": (("core/write/social_stats.sql",), ("core.social_stats_daily",)),
 }
 
 
@@ -50,9 +63,9 @@ def entity(platform: str, name: str, stream: str, *, file: str = "", folder: str
     return Mapping(file or name, stream, tables[0], (OPEN, mine, *writers, CLOSE), tables)
 
 
-def whole(path: str, stream: str, *writes: str) -> Mapping:
-    """A mapping that is one file with a frame of its own."""
-    return Mapping(path.rpartition("/")[2].removesuffix(".sql"), stream, writes[0], (path,), writes)
+def figures(stream: str) -> Mapping:
+    """The mapping of one of WeChat's daily figures; they all have the same shape."""
+    return replace(entity("wechat_official", "social_stats", stream, file="figures"), name=stream)
 
 
 MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
@@ -60,18 +73,64 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         entity("taobao", "orders", "trades"),
         entity("taobao", "refunds", "refunds"),
         entity("taobao", "reviews", "rates"),
+        entity("taobao", "customers", "members"),
+        entity("taobao", "products", "items"),
+    ),
+    "jd": (
+        entity("jd", "orders", "orders"),
+        entity("jd", "refunds", "refunds"),
+        entity("jd", "refunds", "aftersales", file="aftersales"),
+        entity("jd", "reviews", "comments"),
+        entity("jd", "products", "items"),
     ),
     "wechat_official": (
-        whole("core/wechat_official/identities.sql", "followers", *PEOPLE_TABLES),
-        whole("core/wechat_official/followers.sql", "followers", "core.followers"),
-        whole("core/wechat_official/consents.sql", "followers", "core.consents"),
+        entity("wechat_official", "followers", "followers"),
+        entity("wechat_official", "events", "events", folder="events"),
+        entity("wechat_official", "social_stats", "tags", file="tags"),
+        figures("user_summary"),
+        figures("user_cumulate"),
+        figures("article_summary"),
+        figures("user_read"),
+        figures("user_share"),
+        figures("upstream_messages"),
+        figures("interface_summary"),
     ),
-    "own_pages": (
-        whole("core/own_pages/identities.sql", "events", *PEOPLE_TABLES),
-        whole("core/own_pages/follow_events.sql", "events", "core.follow_events"),
-        whole("core/own_pages/message_events.sql", "events", "core.message_events"),
-        whole("core/own_pages/interactions.sql", "events", "core.interactions"),
-        whole("core/own_pages/consents.sql", "events", "core.consents"),
+    "wechat_store": (
+        entity("wechat_store", "orders", "orders"),
+        entity("wechat_store", "refunds", "aftersales"),
+        entity("wechat_store", "customers", "members"),
+        entity("wechat_store", "products", "products"),
+        entity("wechat_store", "coupons", "coupons"),
+    ),
+    "own_pages": (entity("own_pages", "events", "events", folder="events"),),
+    "shopify": (
+        entity("shopify", "orders", "orders"),
+        entity("shopify", "refunds", "orders"),
+        entity("shopify", "customers", "customers"),
+        entity("shopify", "products", "products"),
+    ),
+    "woocommerce": (
+        entity("woocommerce", "orders", "orders"),
+        entity("woocommerce", "refunds", "orders"),
+        entity("woocommerce", "customers", "customers"),
+        entity("woocommerce", "reviews", "reviews"),
+        entity("woocommerce", "products", "products"),
+        entity("woocommerce", "coupons", "coupons"),
+    ),
+    "youzan": (
+        entity("youzan", "orders", "trades"),
+        entity("youzan", "refunds", "refunds"),
+        entity("youzan", "customers", "customers"),
+        entity("youzan", "coupons", "coupons"),
+        entity("youzan", "reviews", "reviews"),
+    ),
+    "weidian": (
+        entity("weidian", "orders", "trades"),
+        entity("weidian", "refunds", "trades"),
+    ),
+    "files": tuple(
+        entity("files", name, name, folder="declared")
+        for name in ("orders", "refunds", "reviews", "customers", "products")
     ),
 }
 MEMBER_FILES = ("core/members/members.sql",)

@@ -320,7 +320,7 @@ def test_what_nobody_can_read_is_kept_with_its_reason(
 ) -> None:
     form = event("binding", openid="oA", phone="10000000001", email=None, name="王芳", language="zh", consents=[])
     arrive(db, form | broken)
-    assert open_rejects(db) == [f"core.identities: {reason}"]
+    assert open_rejects(db) == [f"core.interactions: {reason}"]
     assert one(db, "SELECT record_key FROM raw.rejects") == form["event_id"]
     assert one(db, "SELECT count(*) FROM core.identities") == 0
     arrive(db, form)

@@ -60,6 +60,12 @@ $$;
 DELETE FROM raw.mappings
 WHERE target IN ('core.identities', 'core.order_lines', 'core.products', 'core.shipments') AND stream IN ('trades', 'refunds');
 
+-- A push of WeChat is a fact of the account, whoever kept it; it was one of the pages that kept it. All of it is mapped again.
+DELETE FROM core.interactions;
+DELETE FROM core.message_events AS e USING raw.mappings AS m WHERE m.source_id = e.source_id AND m.stream = 'events';
+DELETE FROM core.consents AS c USING raw.mappings AS m WHERE m.source_id = c.source_id AND m.stream = 'events';
+DELETE FROM raw.mappings WHERE stream IN ('events', 'followers');
+
 ----------------------------------------------------------------------------------------------------------------- core
 ALTER TABLE core.identities DROP CONSTRAINT identities_kind_check;
 ALTER TABLE core.identities ADD CONSTRAINT identities_kind_check CHECK (kind IN (
@@ -70,6 +76,7 @@ ALTER TABLE core.identities ADD CONSTRAINT identities_kind_check CHECK (kind IN 
 ALTER TABLE core.products ADD COLUMN price_amount numeric;       -- in the source's currency; NULL = only seen in order lines
 ALTER TABLE core.products ADD COLUMN is_listed boolean;          -- on sale now; NULL = not known
 ALTER TABLE core.follow_events ADD COLUMN scene text;            -- of the QR code that brought the person
+ALTER TABLE core.followers ADD COLUMN qr_scene text;             -- the same, as the profile says it
 ALTER TABLE core.reviews ALTER COLUMN order_id DROP NOT NULL;  -- WooCommerce ties a review to a product and a person only
 
 -- One row per customer as a shop knows them: its own member program, not our tiers.
