@@ -6,7 +6,7 @@ next one reads the unfinished window again; records that are in raw already are 
 before they are written.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ import psycopg
 from nightmarket import dates
 from nightmarket.accounts import Account
 from nightmarket.dates import Window
-from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, Transport
+from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, TakenFile, Transport, Unusable
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
 from nightmarket.settings import Credentials, credentials, get_settings
 from nightmarket.sources import SourceConfig, StreamConfig, source
@@ -46,7 +46,8 @@ class LandingSummary:
     stream: str
     seen: int = 0  # records the platform gave us, repetitions included
     changed: int = 0  # versions written: new or different
-    rejected: int = 0  # records that could not be stored because they have no id
+    rejected: int = 0  # records that could not be stored: they have no id, or are unusable
+    unusable: int = 0  # of these, rows that the platform module could read but not use
     requests: int = 0
     windows: int = 0  # read completely
     first_window: str | None = None
@@ -64,8 +65,10 @@ class LandingSummary:
             f"{self.source_id} {self.stream}: {self.seen:,} records seen in {self.windows} windows and "
             f"{self.requests:,} requests, {verb} {self.changed:,} new or changed versions"
         ]
-        if self.rejected:
-            parts.append(f"{self.rejected:,} rejected because they have no id (raw.rejects)")
+        if self.rejected > self.unusable:
+            parts.append(f"{self.rejected - self.unusable:,} rejected because they have no id (raw.rejects)")
+        if self.unusable:
+            parts.append(f"{self.unusable:,} unusable rows in quarantine (raw.rejects says file, line and reason)")
         if self.is_limited:
             parts.append("stopped at the limit, the rest is left for the next run")
         if self.note:
@@ -86,7 +89,8 @@ class Batch:
     """Records that wait for their transaction."""
 
     rows: dict[str, tuple[bytes, bytes, str | None]] = field(default_factory=dict)  # key -> payload, hash, occurred at
-    rejects: list[tuple[str, bytes]] = field(default_factory=list)  # reason, payload
+    rejects: list[tuple[str, bytes, str | None]] = field(default_factory=list)  # reason, payload, key or None
+    good_keys: list[str] = field(default_factory=list)  # of usable records, unchanged ones included
     secrets: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     seen: int = 0
@@ -212,6 +216,7 @@ class Loader:
         self._tokenizer = Tokenizer.from_settings()
         self._keyring = Keyring.from_settings()
         self._known_tokens: set[str] = set()
+        self._has_keyed_rejects: bool | None = None  # None: not looked yet
         self._names = (config.source_id, stream.name)
 
     # -- what to read
@@ -227,6 +232,8 @@ class Loader:
             present=self._present,
             pushes=self._pushes,
             say=self._say,
+            files=self,
+            is_dry_run=self.dry_run,
         )
 
     def _cursors(self) -> dict[str, datetime]:
@@ -327,18 +334,22 @@ class Loader:
         self.summary.first_window = self.summary.first_window or words
         self.summary.last_window = words
 
-    def _add(self, page: list[Record], batch: Batch) -> None:
+    def _add(self, page: Sequence[Record | Unusable], batch: Batch) -> None:
         """Put what is new or different on a page into the batch, personal values replaced by tokens."""
         batch.seen += len(page)
         keyed: list[tuple[str, Record, bytes]] = []
         for record in page:
+            if isinstance(record, Unusable):
+                self._quarantine(record, batch)
+                continue
             key = self.stream.record_key(record)
             if key is None:
                 self._reject(record, batch)
             else:
-                received = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+                received = orjson.dumps(self._hashed(record), option=orjson.OPT_SORT_KEYS)
                 keyed.append((key, record, self._tokenizer.content_hash(received)))
         known = self._heads([key for key, _, _ in keyed])
+        batch.good_keys += known
         for key, record, digest in keyed:
             waiting = batch.rows.get(key)
             if digest == (waiting[1] if waiting else known.get(key)):
@@ -359,6 +370,18 @@ class Loader:
         # PostgreSQL's jsonb cannot hold the character NUL; nobody means it, so it is left out
         return orjson.dumps(record).replace(b"\\u0000", b"")
 
+    def _hashed(self, record: Record) -> Record:
+        """What of a record makes it a new version when it changes."""
+        if not self.stream.unhashed:
+            return record
+        return {name: value for name, value in record.items() if name not in self.stream.unhashed}
+
+    def _quarantine(self, row: Unusable, batch: Batch) -> None:
+        payload = self._tokenise(row.record, batch)
+        batch.rejects.append((row.reason, payload, row.key))
+        batch.bytes += len(payload)
+        self.summary.unusable += 1
+
     def _reject(self, record: Any, batch: Batch) -> None:
         if isinstance(record, dict):
             missing = [name for name in self.stream.key if record.get(name) in (None, "")]
@@ -367,7 +390,7 @@ class Loader:
         else:
             reason = f"the record is {type(record).__name__}, not an object"
             payload = b"null"  # it may be anything, also somebody's name
-        batch.rejects.append((reason, payload))
+        batch.rejects.append((reason, payload, None))
         batch.bytes += len(payload)
 
     def _heads(self, keys: list[str]) -> dict[str, bytes]:
@@ -397,9 +420,12 @@ class Loader:
             elif batch.rejects:
                 store_secrets(self.connection, fresh, self._keyring)
             self._insert_rejects(batch, batch_id, now)
+            self._resolve_keyed_rejects(batch, batch_id, now)
             if is_last:
                 self._resolve_rejects(piece, first_batch or batch_id, now)
                 self._move_cursors(piece, now)
+                for file in piece.files():
+                    self._insert_file(file, now)
         if len(self._known_tokens) > KNOWN_TOKENS:
             self._known_tokens.clear()
         self._known_tokens.update(fresh)
@@ -463,16 +489,78 @@ class Loader:
 
     def _insert_rejects(self, batch: Batch, batch_id: int, now: datetime) -> None:
         """The same broken record again is the same reject: it only learns where it was seen last."""
-        for reason, payload in batch.rejects:
+        for reason, payload, key in batch.rejects:
+            if key is not None:
+                self._has_keyed_rejects = True
             self.connection.execute(
                 """
-                INSERT INTO raw.rejects (source_id, stream, stage, reason, payload, batch_id, run_id, rejected_at)
-                VALUES (%s, %s, 'landing', %s, %s, %s, %s, %s)
+                INSERT INTO raw.rejects (source_id, stream, stage, record_key, reason, payload, batch_id, run_id, rejected_at)
+                VALUES (%s, %s, 'landing', %s, %s, %s, %s, %s, %s)
                 ON CONFLICT (source_id, stream, stage, coalesce(record_key, ''), md5(reason), md5(coalesce(payload::text, '')))
                 DO UPDATE SET batch_id = excluded.batch_id, resolved_at = NULL
                 """,
-                (*self._names, reason, payload.decode(), batch_id, self.run_id, now),
+                (*self._names, key, reason, payload.decode(), batch_id, self.run_id, now),
             )
+
+    def _resolve_keyed_rejects(self, batch: Batch, batch_id: int, now: datetime) -> None:
+        """Rows that were unusable in an earlier file, and whose record has come in usable since."""
+        if self._has_keyed_rejects is None:
+            row = self.connection.execute(
+                "SELECT EXISTS (SELECT FROM raw.rejects WHERE source_id = %s AND stream = %s AND stage = 'landing'"
+                " AND record_key IS NOT NULL AND resolved_at IS NULL) AS found",
+                self._names,
+            ).fetchone()
+            self._has_keyed_rejects = bool(row and row["found"])
+        if self._has_keyed_rejects:
+            self.connection.execute(
+                """
+                UPDATE raw.rejects SET resolved_at = %s
+                WHERE source_id = %s AND stream = %s AND stage = 'landing' AND resolved_at IS NULL AND batch_id < %s
+                  AND record_key = ANY(%s::text[])
+                """,
+                (now, *self._names, batch_id, [*batch.good_keys, *batch.rows]),
+            )
+
+    # -- files
+    def taken(self) -> list[TakenFile]:
+        """Files that this source has taken, whichever stream they were for (platforms.base.FileLedger)."""
+        rows = self.connection.execute(
+            "SELECT stream, path, content_hash, byte_count, row_count, rejected_count, waiting_count, taken_at"
+            " FROM raw.files WHERE source_id = %s",
+            (self.config.source_id,),
+        )
+        return [TakenFile(**(row | {"content_hash": bytes(row["content_hash"])})) for row in rows]
+
+    def archived(self, stream: str, content_hash: bytes) -> None:
+        """A file has left the folder."""
+        self.connection.execute(
+            "UPDATE raw.files SET archived_at = %s WHERE source_id = %s AND stream = %s AND content_hash = %s",
+            (dates.now(), self.config.source_id, stream, content_hash),
+        )
+
+    def _insert_file(self, file: TakenFile, now: datetime) -> None:
+        self.connection.execute(
+            """
+            INSERT INTO raw.files (source_id, stream, content_hash, path, byte_count, row_count, rejected_count, waiting_count,
+                                   taken_at, run_id)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (source_id, stream, content_hash)
+            DO UPDATE SET row_count = excluded.row_count, rejected_count = excluded.rejected_count,
+                          waiting_count = excluded.waiting_count, run_id = excluded.run_id
+            """,
+            (
+                self.config.source_id,
+                file.stream,
+                file.content_hash,
+                file.path,
+                file.byte_count,
+                file.row_count,
+                file.rejected_count,
+                file.waiting_count,
+                file.taken_at or now,
+                self.run_id,
+            ),
+        )
 
     def _resolve_rejects(self, piece: Slice, first_batch: int, now: datetime) -> None:
         """Rejects of this stretch that a complete reading did not show any more have come in with their id."""

@@ -103,6 +103,11 @@ class Tokenizer:
 
 def _apply(node: Any, parts: list[str], change: Callable[[Any], str]) -> None:
     name, rest = parts[0], parts[1:]
+    if name == "*" and isinstance(node, dict):  # every text in here, whatever its name
+        for key, value in node.items():
+            if isinstance(value, str) and value:
+                node[key] = change(value)
+        return
     walk_list = name.endswith("[]")
     name = name.removesuffix("[]")
     if not isinstance(node, dict) or node.get(name) in (None, ""):

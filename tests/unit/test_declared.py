@@ -183,7 +183,7 @@ def test_a_row_becomes_a_record_and_keeps_what_was_written() -> None:
         "original": {"单号": "R１", "金额": "１，２００", "时间": "2026/3/14 9:05", "渠道": "门店", "联系人_备注": "张三"},
     }  # fmt: skip
     assert reader.personal() == {"phone": "phone", "original.联系人_备注": "name"}
-    assert "original.渠道" in reader.free_text()
+    assert "original.*" in reader.free_text()
 
 
 def test_a_level_nearer_to_the_column_decides_how_it_is_read() -> None:

@@ -499,13 +499,10 @@ class Reader:
         paths: dict[str, str] = {prefix + c.name: c.kind for c in self._columns if c.kind in PERSONAL}
         return paths | {f"{prefix}original.{safe_name(column)}": kind for column, kind in self.table.personal.items()}
 
-    def free_text(self, columns: Iterable[str] = (), prefix: str = "") -> tuple[str, ...]:
-        """Dotted paths where people write what they like, for Stream.free_text; `columns` are kept ones found by "*"."""
+    def free_text(self, prefix: str = "") -> tuple[str, ...]:
+        """Dotted paths where people write what they like, and what was kept as it stood, for Stream.free_text."""
         prose = [prefix + c.name for c in self._columns if c.kind in ("prose", "text")]
-        kept = self.table.keep if self.table.keep != "*" else tuple(columns)
-        mapped = [c.column for c in self._columns if c.column and c.kind not in PERSONAL]
-        names = dict.fromkeys([*mapped, *(column for column in kept if column not in self.table.personal)])
-        return (*prose, *(f"{prefix}original.{safe_name(column)}" for column in names))
+        return (*prose, f"{prefix}original.*")
 
     def convert(self, value_of: Callable[[str], Any], columns: Iterable[str] = ()) -> Converted:
         """One row. `value_of(column)` gives a cell (None or "" when empty); `columns` are all there are, for `keep: "*"`.

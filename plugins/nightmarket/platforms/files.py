@@ -1,0 +1,1160 @@
+"""CSV and Excel files from a folder or an SFTP server, declared in YAML: tills, group buying, shops without an API, history.
+
+docs/connections/files.md explains every key. A table is fed by *sets* of files: a set is the files whose names agree in
+their placeholders (orders_{date}.csv with lines_{date}.csv of the same date). A file is taken when it is complete, read
+once, and moved to the archive after its rows are committed. Rows that cannot be used become Unusable, with file, line and
+reason. An order whose lines or payments have not come yet waits: its files stay in the folder and are read again with the
+next ones, for `wait_days`.
+
+Memory stays flat: CSV and Excel are read row by row, and what is joined is joined in a temporary SQLite file.
+"""
+
+import codecs
+import csv
+import difflib
+import re
+import sqlite3
+import tempfile
+import time as clock
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import orjson
+from pydantic import Field, field_validator, model_validator
+
+from nightmarket import dates
+from nightmarket.dates import Window
+from nightmarket.platforms import declared
+from nightmarket.platforms.base import (
+    BadPayload,
+    Check,
+    NotFound,
+    Plan,
+    PlatformError,
+    Record,
+    Slice,
+    Stream,
+    TakenFile,
+    Transport,
+    Unusable,
+)
+from nightmarket.platforms.declared import Converted, Formats, Reader, Table, judge, missing_lines
+from nightmarket.platforms.folders import Folder, Found, digest, open_folder
+from nightmarket.settings import Credentials, StrictModel
+
+NAME = "files"
+PAGE = 1_000  # records that are given to landing at once
+CHUNK = 500  # orders that are joined at once
+ARCHIVE = "archive"
+DONE = ".done"
+IGNORED = re.compile(r"^(\.|~\$)|\.(part|tmp|filepart|crdownload|writing)$", re.IGNORECASE)  # still being written
+EXCEL = (".xlsx", ".xlsm")
+CLOCK_DOUBT = 3600  # a server's clock may be wrong by so much: only older files are stable without a second look
+CHECK_ROWS = 20_000  # of each file, when a person asks what would be rejected
+ALWAYS = Window(datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
+BROKEN = "\ufffd"  # stands where bytes are not text of the declared encoding
+
+
+# ---------------------------------------------------------------------------------------------------------- options
+class FileTable(Table):
+    """A table and the files its rows stand in."""
+
+    file: str | None = None  # name pattern below the folder; * and {date}, {date:%d%m%y}, {anything}
+    encoding: str = "utf-8"  # gbk reads gb18030 too; utf-8 with or without a mark; utf-16 by its mark
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    quote: str = Field(default='"', min_length=1, max_length=1)
+    sheet: str | None = None  # of an Excel file; unset: the first one
+    header_row: int = Field(
+        default=1, ge=0
+    )  # counted from 1, earlier rows are skipped; 0: no header, columns are "1", "2"
+    skip_rows: int = Field(default=0, ge=0)  # between the header and the first row
+    footer_rows: int = Field(default=0, ge=0)  # at the end: totals
+    skip_like: str | None = None  # regular expression; a row whose first filled cell matches is none (合计, 小计)
+    fill_down: tuple[str, ...] = ()  # columns whose empty cells repeat the one above (merged cells)
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_exists(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError as error:
+            raise ValueError(f"unknown encoding {value!r}; use gbk, gb18030, utf-8 or utf-16") from error
+        return value
+
+    @field_validator("skip_like")
+    @classmethod
+    def _skip_like_compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _file_is_a_pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            Pattern(value)
+        return value
+
+
+class OrdersTable(FileTable):
+    """Orders; their lines and payments stand in the same rows, in another sheet, or in files of their own."""
+
+    lines: (
+        FileTable | Literal["none"]
+    )  # none: the export has no lines, each order becomes one line of an unknown article
+    payments: FileTable | None = None
+
+
+class Tables(StrictModel):
+    """What the folder holds."""
+
+    orders: OrdersTable | None = None
+    refunds: FileTable | None = None
+    reviews: FileTable | None = None
+    customers: FileTable | None = None
+    products: FileTable | None = None
+
+
+class Options(Formats):
+    """The block `options:` of a source."""
+
+    complete: Literal["stable", "done"] = "stable"
+    stable_seconds: float = Field(default=10, ge=0, le=600)
+    expect: Literal["daily", "any"] = "any"  # daily: a day without a file of each {date} pattern fails
+    closed: tuple[date, ...] = ()  # days without files
+    wait_days: int = Field(default=3, ge=0, le=60)  # how long an order waits for its lines and payments
+    tables: Tables
+
+    @model_validator(mode="after")
+    def _judge(self) -> "Options":
+        for name, table in self.named():
+            where = f"tables.{name}"
+            if table.file is None:
+                raise ValueError(f"{where}: file (the pattern of its names) is missing")
+            judge(name, table, where)
+            for part, block in parts_of(table):
+                judge(part, block, f"{where}.{part}")
+                own_rows = block.file is not None or block.sheet not in (None, table.sheet)
+                if own_rows and "order_id" not in block.columns:
+                    raise ValueError(
+                        f"{where}.{part}.columns: {part} of their own need order_id, which ties them to orders"
+                    )
+        if not self.named():
+            raise ValueError("tables: at least one of " + ", ".join(declared.TABLES))
+        return self
+
+    def named(self) -> list[tuple[str, FileTable]]:
+        """The declared tables by the name of their stream."""
+        found = ((name, getattr(self.tables, name)) for name in declared.TABLES)
+        return [(name, table) for name, table in found if table is not None]
+
+
+def parts_of(table: FileTable) -> list[tuple[str, FileTable]]:
+    """Lines and payments of an orders table, as far as it has them."""
+    if not isinstance(table, OrdersTable):
+        return []
+    parts = [("lines", table.lines), ("payments", table.payments)]
+    return [(name, block) for name, block in parts if isinstance(block, FileTable)]
+
+
+# ------------------------------------------------------------------------------------------------------------ names
+@dataclass(frozen=True)
+class Name:
+    """What a file's name says: the values of its placeholders."""
+
+    values: Mapping[str, str]
+    day: date | None
+
+
+class Pattern:
+    """A pattern of file names: `*` and `?` as in a shell, `{date}` and other placeholders."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.subfolder = PurePosixPath(text).parent.as_posix().removeprefix(".")
+        if set(self.subfolder) & set("*?{"):
+            raise ValueError(f"file pattern {text!r}: placeholders may stand in the name only, not in its folder")
+        self.date_format = "%Y%m%d"
+        self.names: list[str] = []
+        self._regex = re.compile(self._translate(PurePosixPath(text).name))
+
+    def _translate(self, text: str) -> str:
+        pieces = []
+        for piece in re.split(r"(\{[^}]*\}|\*|\?)", text):
+            if piece in ("*", "?"):
+                pieces.append("[^/]*" if piece == "*" else "[^/]")
+            elif piece.startswith("{"):
+                pieces.append(self._placeholder(piece[1:-1]))
+            else:
+                pieces.append(re.escape(piece))
+        return "".join(pieces)
+
+    def _placeholder(self, text: str) -> str:
+        name, _, form = text.partition(":")
+        if not name.isidentifier() or name in self.names or (form and name != "date"):
+            raise ValueError(f"file pattern {self.text!r}: {{{text}}} is not a placeholder like {{date}} or {{store}}")
+        self.names.append(name)
+        if name != "date":
+            return f"(?P<{name}>[^/]+?)"
+        if not form:
+            return r"(?P<date>\d{4}-?\d{2}-?\d{2})"
+        self.date_format = form
+        return f"(?P<date>{re.sub('%.', lambda found: self._digits(found[0]), re.escape(form).replace(chr(92) + '%', '%'))})"
+
+    def _digits(self, directive: str) -> str:
+        known = {"%Y": r"\d{4}", "%y": r"\d{2}", "%m": r"\d{2}", "%d": r"\d{2}"}
+        if directive not in known:
+            raise ValueError(f"file pattern {self.text!r}: {directive} is not one of {', '.join(known)}")
+        return known[directive]
+
+    def read(self, path: str) -> Name | None:
+        """What the name of `path` says, or None when it is not one of these."""
+        match = self._regex.fullmatch(PurePosixPath(path).name)
+        if match is None:
+            return None
+        values = match.groupdict()
+        if "date" not in values:
+            return Name(values, None)
+        text = values["date"].replace("-", "") if self.date_format == "%Y%m%d" else values["date"]
+        try:
+            day = datetime.strptime(text, self.date_format).date()  # noqa: DTZ007 - a calendar day has no zone
+        except ValueError:
+            return None  # 20261399 is not a date: the file is nobody's
+        return Name(values | {"date": day.isoformat()}, day)
+
+
+@dataclass(frozen=True)
+class Role:
+    """Rows of one kind in one kind of file."""
+
+    part: str  # orders, lines, payments, or the table's own name
+    table: FileTable
+    pattern: Pattern
+    reader: Reader
+
+    def is_same_rows(self, other: "Role") -> bool:
+        """Whether both stand in the same rows of the same files."""
+        return self.pattern.text == other.pattern.text and self.table.sheet == other.table.sheet
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One stream: its table, and where its rows and parts stand."""
+
+    name: str
+    roles: tuple[Role, ...]  # the first one is the table's own
+    zone: ZoneInfo
+    has_lines: bool
+
+    @cached_property
+    def is_joined(self) -> bool:
+        return len(self.roles) > 1
+
+    @cached_property
+    def patterns(self) -> dict[str, Pattern]:
+        return {role.pattern.text: role.pattern for role in self.roles}
+
+    @cached_property
+    def common(self) -> tuple[str, ...]:
+        """Placeholders that all names have: they say which files belong together."""
+        names = [set(pattern.names) for pattern in self.patterns.values()]
+        return tuple(sorted(set.intersection(*names)))
+
+    def tag(self, path: str, name: Name) -> tuple[str, ...]:
+        """What files that belong together share; where all rows stand in one kind of file, each stands alone."""
+        return tuple(name.values[key] for key in self.common) if len(self.patterns) > 1 else (path,)
+
+    def unnamed(self, pattern: str, columns: Iterable[str]) -> list[str]:
+        """Columns of a file that nobody has named: they are not stored, they could hold anything."""
+        told = {""}
+        for role in self.roles:
+            if role.pattern.text == pattern:
+                told |= {
+                    *role.reader.columns(),
+                    *role.table.personal,
+                    *(role.table.keep if role.table.keep != "*" else columns),
+                }
+        return sorted(set(columns) - told)
+
+    def classify(self, path: str) -> tuple[str, Name] | None:
+        """(pattern, what the name says) of a file of this stream, or None."""
+        for text, pattern in self.patterns.items():
+            if PurePosixPath(path).parent.as_posix().removeprefix(".") == pattern.subfolder:
+                name = pattern.read(path)
+                if name is not None:
+                    return text, name
+        return None
+
+
+def feeds(options: Options) -> dict[str, Feed]:
+    """What the options declare, by stream."""
+    found = {}
+    for name, table in options.named():
+        assert table.file is not None
+        roles = [Role(name, table, Pattern(table.file), Reader(name, table, options))]
+        for part, block in parts_of(table):
+            same_file = block.file is None
+            inherited = block.model_copy(
+                update={
+                    "file": table.file if same_file else block.file,
+                    "sheet": table.sheet if same_file and block.sheet is None else block.sheet,
+                    **({name: getattr(table, name) for name in SAME_FILE} if same_file and block.sheet is None else {}),
+                }
+            )
+            assert inherited.file is not None
+            roles.append(Role(part, inherited, Pattern(inherited.file), Reader(part, inherited, table, options)))
+        has_lines = isinstance(table, OrdersTable) and table.lines != "none"
+        found[name] = Feed(name, tuple(roles), ZoneInfo(options.zone or "Asia/Shanghai"), has_lines)
+    return found
+
+
+SAME_FILE = ("encoding", "delimiter", "quote", "header_row", "skip_rows", "footer_rows", "skip_like", "fill_down")
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+@dataclass(frozen=True)
+class Row:
+    """One row of a file. `problem` says why its cells cannot be trusted."""
+
+    line: int
+    cells: Mapping[str, Any]
+    problem: str | None = None
+
+
+class FileError(Exception):
+    """A whole file that cannot be read, as one sentence without the file's name."""
+
+
+def rows_of(path: Path, name: str, role: Role) -> Iterator[Row]:
+    """The rows of a file, one after the other. Raises FileError."""
+    if name.lower().endswith(".xls"):
+        raise FileError("this is the old Excel format; save it as .xlsx or .csv")
+    is_excel = name.lower().endswith(EXCEL)
+    grid = _excel_grid(path, role.table) if is_excel else _csv_grid(path, role.table)
+    yield from _named(grid, role, path, is_excel)
+
+
+def _csv_grid(path: Path, table: FileTable) -> Iterator[tuple[int, list[Any], str | None]]:
+    """(line, cells, problem). Lines count from 1; a value may run over several, then it is the first one."""
+    try:
+        with path.open(encoding=_codec(table.encoding), errors="replace", newline="") as stream:
+            reader = csv.reader(stream, delimiter=table.delimiter, quotechar=table.quote, strict=False)
+            while True:
+                line = reader.line_num + 1
+                try:
+                    cells: list[Any] = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error:
+                    yield line, [], "is not a line of a CSV file (a quote that is never closed?)"
+                    continue
+                broken = any(BROKEN in cell for cell in cells)
+                yield line, cells, f"has bytes that are not {table.encoding}" if broken else None
+    except UnicodeError:
+        raise FileError(f"it is not {table.encoding}; change encoding") from None
+
+
+def _codec(encoding: str) -> str:
+    """The widest reading of a declared encoding: GBK exports hold GB18030 characters, UTF-8 ones a byte-order mark."""
+    name = codecs.lookup(encoding).name
+    return {"gbk": "gb18030", "gb2312": "gb18030", "utf-8": "utf-8-sig"}.get(name, name)
+
+
+def _excel_grid(path: Path, table: FileTable) -> Iterator[tuple[int, list[Any], str | None]]:
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except Exception:  # openpyxl raises whatever its XML and ZIP readers raise
+        raise FileError("it is not a readable .xlsx file; export it again") from None
+    try:
+        if table.sheet is not None and table.sheet not in book.sheetnames:
+            raise FileError(f"it has no sheet {table.sheet!r}, it has {len(book.sheetnames)} others; change sheet")
+        sheet: Any = book[table.sheet] if table.sheet else book.worksheets[0]
+        if hasattr(sheet, "reset_dimensions"):
+            sheet.reset_dimensions()  # many exporters write a wrong size, and rows behind it would be lost
+        for line, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+            yield line, list(cells), None
+    finally:
+        book.close()
+
+
+def _named(grid: Iterator[tuple[int, list[Any], str | None]], role: Role, path: Path, is_excel: bool) -> Iterator[Row]:
+    """Cells by the names of their columns; without header, footer, empty rows and totals. Raises FileError."""
+    table = role.table
+    names: list[str] | None = None
+    skip_like = re.compile(table.skip_like) if table.skip_like else None
+    held: deque[Row] = deque()  # the last rows may be the footer
+    above: dict[str, Any] = {}
+    skipped = 0
+    for number, (line, cells, problem) in enumerate(grid, start=1):
+        if number < table.header_row:
+            continue
+        if number == table.header_row:
+            names = _header(cells, role, path, is_excel)
+            continue
+        if skipped < table.skip_rows:
+            skipped += 1
+            continue
+        filled = [cell for cell in cells if cell not in (None, "") and str(cell).strip()]
+        if (not filled and problem is None) or (skip_like and filled and skip_like.search(str(filled[0]))):
+            continue
+        if names is None:  # header_row: 0
+            names = [str(position) for position in range(1, len(cells) + 1)]
+            _judge_header(names, role, path, is_excel)
+        if problem is None and not is_excel and len(cells) < len(names):
+            problem = f"has {len(cells)} cells, the header {len(names)}"
+        if problem is None and any(str(cell or "").strip() for cell in cells[len(names) :]):
+            problem = f"has {len(cells)} cells, the header {len(names)} (a delimiter inside a value?)"
+        row = dict(zip(names, cells, strict=False))
+        for column in table.fill_down:
+            if row.get(column) in (None, ""):
+                row[column] = above.get(column)
+        above = row
+        held.append(Row(line, row, problem))
+        if len(held) > table.footer_rows:
+            yield held.popleft()
+    if names is None:
+        raise FileError(f"it has no header in row {max(table.header_row, 1)}: it is empty")
+
+
+def _header(cells: Sequence[Any], role: Role, path: Path, is_excel: bool) -> list[str]:
+    names = [declared.clean(str(cell)) if cell is not None else "" for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    double = [name for name, count in Counter(names).items() if name and count > 1]
+    used = {declared.clean(column) for column in role.reader.columns()}
+    if set(double) & used:
+        raise FileError(f"the column {sorted(set(double) & used)[0]} stands twice in its header; give one another name")
+    exact = {declared.clean(column): column for column in (*role.reader.columns(), *role.table.personal)}
+    names = [exact.get(name, name) for name in names]
+    _judge_header(names, role, path, is_excel)
+    return names
+
+
+def _judge_header(names: list[str], role: Role, path: Path, is_excel: bool) -> None:
+    """Raise FileError when a declared column is missing. Names that are not ours stay unsaid: they may be a first row."""
+    missing = sorted(role.reader.columns() - set(names))
+    if not missing:
+        return
+    close = difflib.get_close_matches(missing[0], names, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    if not close and not is_excel:
+        fitting = _fitting_encoding(path, role)
+        hint = f"; read as {fitting} it is there: change encoding" if fitting else ""
+    raise FileError(
+        f"the column {missing[0]} ({role.part}) is not in row {role.table.header_row} of its {len(names)} columns{hint}"
+    )
+
+
+def _fitting_encoding(path: Path, role: Role) -> str | None:
+    """Another encoding or delimiter with which the header would be right; for the sentence."""
+    for encoding in ("utf-8-sig", "gb18030", "utf-16"):
+        try:
+            with path.open(encoding=encoding, errors="strict") as stream:
+                text = stream.read(20_000)
+        except UnicodeError:
+            continue
+        except OSError:
+            return None
+        if all(column in text for column in role.reader.columns()):
+            return encoding.removesuffix("-sig")
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- client
+@dataclass
+class Client:
+    """A folder and what is declared about it."""
+
+    conn_id: str
+    folder: Folder
+    options: Options
+    feeds: Mapping[str, Feed]
+    transport: Transport
+    _listing: dict[str, list[Found]] = field(default_factory=dict)
+
+    def inbox(self) -> tuple[list[Found], list[Found]]:
+        """(complete files, files that are still being written) of all declared folders."""
+        first = self._look()
+        names = {found.path for found in first}
+        files = [found for found in first if not found.path.endswith(DONE)]
+        if self.options.complete == "done":
+            ready = [found for found in files if found.path + DONE in names]
+        else:
+            ready = self._stable(files)
+        taken = {found.path for found in ready}
+        return ready, [found for found in files if found.path not in taken]
+
+    def _stable(self, files: list[Found]) -> list[Found]:
+        """Files whose size and time do not change over `stable_seconds`; one wait for all of them."""
+        seconds = self.options.stable_seconds
+        doubt = 0 if self.folder.is_local else CLOCK_DOUBT
+        old = [found for found in files if clock.time() - found.modified > seconds + doubt]
+        fresh = [found for found in files if found not in old]
+        if fresh:
+            self.transport.sleep(seconds)
+            again = set(self._look())
+            fresh = [found for found in fresh if found in again]
+        return sorted([*old, *fresh], key=lambda found: found.path)
+
+    def _look(self) -> list[Found]:
+        subfolders = {pattern.subfolder for feed in self.feeds.values() for pattern in feed.patterns.values()}
+        found = [entry for subfolder in sorted(subfolders) for entry in self.folder.list(subfolder)]
+        return [entry for entry in found if not IGNORED.search(PurePosixPath(entry.path).name)]
+
+    def archived(self, feed: Feed) -> list[Found]:
+        """Files of the archive that belong to a stream, under the paths they had; the newest of each name."""
+        newest: dict[str, Found] = {}
+        for subfolder in sorted({pattern.subfolder for pattern in feed.patterns.values()}):
+            for entry in self.folder.list(str(PurePosixPath(ARCHIVE) / subfolder)):
+                path = original_path(entry.path)
+                if feed.classify(path) and (path not in newest or newest[path].modified < entry.modified):
+                    newest[path] = entry
+        return [newest[path] for path in sorted(newest)]
+
+    def close(self) -> None:
+        self.folder.close()
+
+
+def archive_path(path: str, content_hash: bytes) -> str:
+    """Where a file goes: under its name with a piece of its hash, so that a corrected file does not replace the first."""
+    place = PurePosixPath(path)
+    return str(PurePosixPath(ARCHIVE) / place.parent / f"{place.stem}~{content_hash.hex()[:8]}{place.suffix}")
+
+
+def original_path(path: str) -> str:
+    """The path that a file of the archive had."""
+    place = PurePosixPath(path).relative_to(ARCHIVE)
+    return str(place.parent / (re.sub(r"~[0-9a-f]{8}$", "", place.stem) + place.suffix)).removeprefix("./")
+
+
+def connect(
+    credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
+) -> Client:
+    """A client of the folder; nothing is opened yet. Raises ConfigError when a part of the connection is missing."""
+    return Client(credentials.conn_id, open_folder(credentials, transport), options, feeds(options), transport)
+
+
+# ------------------------------------------------------------------------------------------------------------- sets
+@dataclass
+class Taken:
+    """A file of a set, while it is read."""
+
+    found: Found
+    path: str  # as it stood in the folder, also when it is in the archive now
+    name: Name
+    pattern: str
+    content_hash: bytes
+    first_seen: datetime
+    is_archived: bool = False
+    rows: int = 0
+    rejected: int = 0
+    waiting: int = 0
+
+    def as_ledger(self, stream: str) -> TakenFile:
+        return TakenFile(
+            stream,
+            self.path,
+            self.content_hash,
+            self.found.size,
+            self.rows,
+            self.rejected,
+            self.waiting,
+            self.first_seen,
+        )
+
+
+@dataclass
+class FileSet:
+    """The files that belong together."""
+
+    tag: tuple[str, ...]
+    files: list[Taken]
+
+    @property
+    def words(self) -> str:
+        names = sorted({taken.path for taken in self.files})
+        return names[0] if len(names) == 1 else f"set {' '.join(self.tag) or names[0]}"
+
+    def order(self) -> tuple[date, float, tuple[str, ...]]:
+        """Older ones first: by the date in the names, then by the files' own times."""
+        return self.day() or date.min, min(taken.found.modified for taken in self.files), self.tag
+
+    def day(self) -> date | None:
+        return next((taken.name.day for taken in self.files if taken.name.day), None)
+
+
+def _slices(client: Client, plan: Plan, feed: Feed) -> Iterator[Slice]:
+    """One slice per set that is new or waits, then one that says: the folder was looked through up to `plan.until`."""
+    ledger = {(entry.stream, entry.content_hash): entry for entry in (plan.files.taken() if plan.files else ())}
+    with closing(client), tempfile.TemporaryDirectory(prefix="nightmarket-files-") as spool:
+        ready, unfinished = client.inbox()
+        sets, known = _open_sets(client, feed, ready, ledger)
+        with closing(Reading(client, feed, Path(spool) / "join.sqlite", plan)) as reading:
+            for file_set in sets:
+                yield reading.slice_of(file_set)
+            gap, complete_until = _first_gap(client, feed, plan, ledger, ready)
+            taken = [file for file_set in sets for file in file_set.files if not file.is_archived]
+            yield Slice(
+                "folder",
+                Window(min(_watermark(plan), plan.until - timedelta(seconds=1)), plan.until),
+                lambda: reading.give_up(),
+                {"": complete_until} if complete_until > _watermark(plan) else {},
+                files=lambda: [file.as_ledger(feed.name) for file in taken],
+            )
+            if not plan.is_dry_run:
+                _archive(client, plan, feed, [*taken, *known], ledger)
+            problems = [*reading.failures, *([gap] if gap else [])]
+    if unfinished:
+        plan.say(f"{len(unfinished)} files are still being written")
+    waiting = sum(file.waiting for file in taken)
+    if waiting:
+        plan.say(f"{waiting:,} rows wait for rows of other files")
+    if problems:
+        raise BadPayload(client.conn_id, feed.name, "; ".join(problems))
+
+
+def _watermark(plan: Plan) -> datetime:
+    return plan.cursors.get("", plan.until - timedelta(days=1))
+
+
+def _open_sets(
+    client: Client, feed: Feed, ready: Iterable[Found], ledger: Mapping[tuple[str, bytes], TakenFile]
+) -> tuple[list[FileSet], list[Taken]]:
+    """(sets with a file that is new, that waits or that had rejects, oldest first; files that are done already)."""
+    sets: dict[tuple[str, ...], FileSet] = {}
+    known = []
+    for found in ready:
+        taken = _taken(client, feed, found, found.path, ledger)
+        if taken is None:
+            continue
+        entry = ledger.get((feed.name, taken.content_hash))
+        if entry is not None and not entry.waiting_count and not entry.rejected_count:
+            known.append(taken)
+            continue
+        tag = feed.tag(taken.path, taken.name)
+        sets.setdefault(tag, FileSet(tag, [])).files.append(taken)
+    if len(feed.patterns) > 1 and sets:
+        _add_siblings(client, feed, sets, known, ledger)
+    for file_set in sets.values():
+        file_set.files.sort(key=lambda taken: (taken.found.modified, taken.path))
+    return sorted(sets.values(), key=FileSet.order), known
+
+
+def _add_siblings(
+    client: Client,
+    feed: Feed,
+    sets: dict[tuple[str, ...], FileSet],
+    known: Sequence[Taken],
+    ledger: Mapping[tuple[str, bytes], TakenFile],
+) -> None:
+    """A corrected lines file comes alone: the orders it belongs to are in the archive, or done and not yet moved."""
+    for found in client.archived(feed):
+        path = original_path(found.path)
+        name = feed.classify(path)
+        assert name is not None
+        file_set = sets.get(feed.tag(path, name[1]))
+        if file_set is not None and path not in {taken.path for taken in file_set.files}:
+            taken = _taken(client, feed, found, path, ledger)
+            if taken is not None:
+                taken.is_archived = True
+                file_set.files.append(taken)
+    for taken in known:
+        file_set = sets.get(feed.tag(taken.path, taken.name))
+        if file_set is not None and taken.path not in {other.path for other in file_set.files}:
+            file_set.files.append(replace(taken, is_archived=True))
+
+
+def _taken(
+    client: Client, feed: Feed, found: Found, path: str, ledger: Mapping[tuple[str, bytes], TakenFile]
+) -> Taken | None:
+    """The file with what its name and content say, or None when it is not one of this stream."""
+    named = feed.classify(path)
+    if named is None:
+        return None
+    try:
+        with client.folder.fetched(found.path) as local:
+            content_hash = digest(local)
+    except NotFound:
+        return None  # another stream has archived it meanwhile
+    entry = ledger.get((feed.name, content_hash))
+    first_seen = entry.taken_at if entry and entry.taken_at else dates.now()
+    return Taken(found, path, named[1], named[0], content_hash, first_seen)
+
+
+def _first_gap(
+    client: Client,
+    feed: Feed,
+    plan: Plan,
+    ledger: Mapping[tuple[str, bytes], TakenFile],
+    ready: Sequence[Found],
+) -> tuple[str | None, datetime]:
+    """(a sentence about the first day without its file, up to when the stream is complete)."""
+    if client.options.expect != "daily":
+        return None, plan.until
+    last = plan.until.astimezone(feed.zone).date() - timedelta(days=1)
+    paths = [*(found.path for found in ready), *(entry.path for entry in ledger.values() if entry.stream == feed.name)]
+    gaps: list[tuple[date, str]] = []
+    for role in feed.roles:
+        if "date" not in role.pattern.names:
+            continue
+        days = {name.day for path in paths if (name := role.pattern.read(path)) and name.day}
+        start = plan.cursors[""].astimezone(feed.zone).date() if "" in plan.cursors else min([*days, last])
+        wanted = (start + timedelta(days=count) for count in range((last - start).days + 1))
+        gaps += [(day, role.part) for day in wanted if day not in days and day not in client.options.closed][:1]
+    if not gaps:
+        return None, plan.until
+    day, part = min(gaps)
+    words = f"no {part} file for {day}; ask for it, or list the day under `closed` if there was no business"
+    return words, dates.day_start(day, feed.zone)
+
+
+def _archive(
+    client: Client,
+    plan: Plan,
+    feed: Feed,
+    files: Sequence[Taken],
+    ledger: Mapping[tuple[str, bytes], TakenFile],
+) -> None:
+    """Move what is done; a file that other streams read too stays until they have."""
+    for taken in files:
+        if taken.is_archived or taken.waiting:
+            continue
+        others = [name for name, other in client.feeds.items() if name != feed.name and other.classify(taken.path)]
+        entries = [ledger.get((name, taken.content_hash)) for name in others]
+        if all(entry is not None and not entry.waiting_count for entry in entries):
+            client.folder.move(taken.found.path, archive_path(taken.path, taken.content_hash))
+            client.folder.move(taken.found.path + DONE, archive_path(taken.path, taken.content_hash) + DONE)
+            if plan.files:
+                for name in (feed.name, *others):
+                    plan.files.archived(name, taken.content_hash)
+
+
+# ------------------------------------------------------------------------------------------------------------- join
+class Reading:
+    """Reads sets of one stream, one after the other. What waits for another file stays in the spool until the end."""
+
+    def __init__(self, client: Client, feed: Feed, spool: Path, plan: Plan) -> None:
+        self.client = client
+        self._say = plan.say
+        self.feed = feed
+        self.until = plan.until
+        self.files: list[Taken] = []  # by the number the spool knows them by
+        self._told: set[str] = set()  # files whose unnamed columns were told
+        self.failures: list[str] = []  # sentences about whole files
+        self._failed: set[int] = set()  # numbers of such files
+        self._db = sqlite3.connect(spool, isolation_level=None)
+        self._db.executescript(
+            """
+            PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+            CREATE TABLE heads (key TEXT PRIMARY KEY, file INTEGER, line INTEGER, body BLOB, problem TEXT, of TEXT);
+            CREATE TABLE parts (kind TEXT, key TEXT, file INTEGER, line INTEGER, body BLOB, problem TEXT);
+            CREATE INDEX parts_by_key ON parts (key);
+            """
+        )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def slice_of(self, file_set: FileSet) -> Slice:
+        day = file_set.day()
+        if day is not None:
+            window = Window(dates.day_start(day, self.feed.zone), dates.day_end(day, self.feed.zone))
+        else:
+            window = Window(self.until - timedelta(days=1), self.until)
+        pages = partial(self._joined if self.feed.is_joined else self._plain, file_set)
+        return Slice(file_set.words, window, partial(self._pages, pages), settles=ALWAYS)
+
+    def _pages(self, rows: Callable[[], Iterator[Any]]) -> Iterator[list[Any]]:
+        page = []
+        for row in rows():
+            page.append(row)
+            if len(page) >= PAGE:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    # -- tables without parts
+    def _plain(self, file_set: FileSet) -> Iterator[Record | Unusable]:
+        role = self.feed.roles[0]
+        for taken in file_set.files:
+            for row, converted in self._rows(taken, role):
+                taken.rows += 1
+                record = converted.record | {"at": self._place(taken, row.line, self._file_of(taken))}
+                problems = list(converted.problems)
+                if not problems and self.feed.name == "orders":
+                    problems = self._without_lines(record)
+                if problems:
+                    taken.rejected += 1
+                    yield self._unusable(taken, row.line, "; ".join(problems), record)
+                else:
+                    yield record
+
+    def _without_lines(self, order: Record) -> list[str]:
+        """An order of an export that has no lines: all of it is one line of an article nobody knows."""
+        amount = order.get("goods_amount") or order.get("paid_amount")
+        line = {"product_id": "unknown", "title": "unknown", "quantity": "1", "line_amount": amount}
+        return declared.complete_order(order, [line])
+
+    # -- orders with lines and payments
+    def _joined(self, file_set: FileSet) -> Iterator[Record | Unusable]:
+        first = len(self.files)
+        for taken in file_set.files:
+            self.files.append(taken)
+            yield from self._spool(taken, len(self.files) - 1)
+        if self._failed and any(number >= first for number in self._failed):
+            return  # a file of this set could not be read at all: its orders wait for the corrected one
+        yield from self._emit(first)
+
+    def _spool(self, taken: Taken, number: int) -> Iterator[Unusable]:
+        """Put the rows of a file into the spool; rows without an order id are unusable at once."""
+        roles = [role for role in self.feed.roles if role.pattern.text == taken.pattern]
+        for role in roles:
+            if any(role.is_same_rows(other) for other in roles[: roles.index(role)]):
+                continue  # its rows are read with the first role that stands in them
+            together = [other for other in roles if other.is_same_rows(role)]
+            self._db.execute("BEGIN")
+            try:
+                for row in self._raw_rows(taken, role, number):
+                    taken.rows += 1
+                    yield from self._spool_row(taken, number, row, together)
+            finally:
+                self._db.execute("COMMIT")
+
+    def _spool_row(self, taken: Taken, number: int, row: Row, together: Sequence[Role]) -> Iterator[Unusable]:
+        converted = [(role, self._convert(role, row)) for role in together]
+        key = next((found.record["order_id"] for _, found in converted if found.record.get("order_id")), None)
+        if key is None:
+            taken.rejected += 1
+            reasons = [problem for _, found in converted for problem in found.problems] or ["order_id is empty"]
+            yield self._unusable(taken, row.line, "; ".join(dict.fromkeys(reasons)), converted[0][1].record)
+            return
+        for role, found in converted:
+            body, problem = orjson.dumps(found.record), "; ".join(found.problems) or None
+            if role.part == self.feed.name:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?)",
+                    (key, number, row.line, body, problem, self._file_of(taken)),
+                )
+            else:
+                self._db.execute(
+                    "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?)", (role.part, key, number, row.line, body, problem)
+                )
+
+    def _emit(self, first: int) -> Iterator[Record | Unusable]:
+        """Orders that are complete now: those of the files from number `first` on, and those these brought parts of."""
+        keys = self._db.execute(
+            "SELECT key FROM heads WHERE file >= ? UNION SELECT h.key FROM parts AS p JOIN heads AS h USING (key) WHERE p.file >= ?"
+            " ORDER BY 1",
+            (first, first),
+        )
+        pending = True
+        collected: list[str] = [key for (key,) in keys.fetchmany(CHUNK)]
+        while pending and collected:
+            done, results = self._complete(collected)
+            yield from results
+            following = keys.fetchmany(CHUNK)
+            pending = bool(following)
+            marks = ",".join("?" * len(done))
+            self._db.execute(f"DELETE FROM heads WHERE key IN ({marks})", done)
+            self._db.execute(f"DELETE FROM parts WHERE key IN ({marks})", done)
+            collected = [key for (key,) in following]
+
+    def _complete(self, keys: Sequence[str]) -> tuple[list[str], list[Record | Unusable]]:
+        """(keys that need not wait, what became of them)."""
+        marks = ",".join("?" * len(keys))
+        parts: dict[str, dict[str, list[tuple[int, int, Record, str | None]]]] = {key: {} for key in keys}
+        for kind, key, file, line, body, problem in self._db.execute(
+            f"SELECT kind, key, file, line, body, problem FROM parts WHERE key IN ({marks}) ORDER BY rowid", keys
+        ):
+            parts[key].setdefault(kind, []).append((file, line, orjson.loads(body), problem))
+        done: list[str] = []
+        results: list[Record | Unusable] = []
+        for key, file, line, body, problem, of in self._db.execute(
+            f"SELECT key, file, line, body, problem, of FROM heads WHERE key IN ({marks}) ORDER BY key", keys
+        ).fetchall():
+            order = orjson.loads(body)
+            if self._waits_for(order, parts[key], problem):
+                continue
+            done.append(key)
+            results.append(self._order(order, file, line, of, parts[key], problem))
+        return done, results
+
+    def _order(
+        self,
+        order: Record,
+        file: int,
+        line: int,
+        of: str,
+        parts: Mapping[str, Sequence[tuple[int, int, Record, str | None]]],
+        problem: str | None,
+    ) -> Record | Unusable:
+        taken = self.files[file]
+        order["at"] = self._place(taken, line, of)
+        problems = [problem] if problem else []
+        bad = [(number, at, words) for rows in parts.values() for number, at, _, words in rows if words]
+        for number, at, words in bad:
+            self.files[number].rejected += 1
+            problems.append(f"{self.files[number].path}:{at}: {words}")
+        if not problems:
+            lines = self._latest(parts.get("lines", ()), "line_id")
+            payments = self._latest(parts.get("payments", ()), "payment_id")
+            if not self.feed.has_lines:
+                amount = order.get("goods_amount") or order.get("paid_amount")
+                lines = [{"product_id": "unknown", "title": "unknown", "quantity": "1", "line_amount": amount}]
+            problems = declared.complete_order(order, lines, payments)
+        if not problems:
+            return order
+        if not bad:
+            taken.rejected += 1
+        return self._unusable(taken, line, "; ".join(problems), order)
+
+    def _latest(self, rows: Sequence[tuple[int, int, Record, str | None]], name: str) -> list[Record]:
+        """Parts as they stand inside their order. One that a later file brings again, by its id, replaces the first."""
+        found: list[tuple[int, Record]] = []
+        for number, _, record, _ in rows:
+            record.pop("order_id", None)
+            identity = record.get(name)
+            found = [(n, r) for n, r in found if n == number or identity is None or r.get(name) != identity]
+            found.append((number, record))
+        return [record for _, record in found]
+
+    def _waits_for(
+        self, order: Record, parts: Mapping[str, Sequence[tuple[int, int, Record, str | None]]], problem: str | None
+    ) -> str | None:
+        """What the order waits for, in words; an unusable one waits for nothing."""
+        if problem or any(words for rows in parts.values() for _, _, _, words in rows):
+            return None
+        if self.feed.has_lines:
+            waits = missing_lines(order, [record for _, _, record, _ in parts.get("lines", ())])
+            if waits:
+                return waits
+        pays = any(role.part == "payments" for role in self.feed.roles)
+        if pays and not parts.get("payments") and order.get("status") not in declared.NEVER_PAID:
+            return "its payments"
+        return None
+
+    def give_up(self) -> Iterator[list[Any]]:
+        """Count what still waits, by file; what waited for `wait_days` is unusable now."""
+        patience = timedelta(days=self.client.options.wait_days)
+        now = dates.now()
+
+        def overdue(number: int) -> bool:
+            return now - self.files[number].first_seen >= patience
+
+        def results() -> Iterator[Unusable]:
+            heads = self._db.execute("SELECT key, file, line, body, problem FROM heads ORDER BY file, line")
+            for key, file, line, body, problem in heads:
+                taken, order = self.files[file], orjson.loads(body)
+                if taken.is_archived:
+                    continue  # it was settled when its file was taken
+                parts = self._parts_of(key)
+                words = self._waits_for(order, parts, problem) or "a file that can be read"
+                if overdue(file) and file not in self._failed:
+                    taken.rejected += 1
+                    days = self.client.options.wait_days
+                    reason = (
+                        f"{words} did not come within {days} days; deliver orders, lines and payments again together"
+                    )
+                    yield self._unusable(taken, line, reason, order)
+                else:
+                    taken.waiting += 1
+                    for number in {number for rows in parts.values() for number, _, _, _ in rows}:
+                        self.files[number].waiting += 1
+            orphans = self._db.execute(
+                "SELECT p.kind, p.key, p.file, p.line, p.body FROM parts AS p LEFT JOIN heads AS h USING (key)"
+                " WHERE h.key IS NULL ORDER BY p.file, p.line"
+            )
+            for kind, _, file, line, body in orphans:
+                taken = self.files[file]
+                if taken.is_archived:
+                    continue  # it belongs to an order that was taken with it
+                if overdue(file):
+                    taken.rejected += 1
+                    reason = (
+                        f"no orders file had the order of this row of {kind}, for {self.client.options.wait_days} days"
+                    )
+                    yield self._unusable(taken, line, reason, orjson.loads(body))
+                else:
+                    taken.waiting += 1
+
+        yield from self._pages(results)
+
+    def _parts_of(self, key: str) -> dict[str, list[tuple[int, int, Record, str | None]]]:
+        found: dict[str, list[tuple[int, int, Record, str | None]]] = {}
+        rows = self._db.execute("SELECT kind, file, line, body, problem FROM parts WHERE key = ?", (key,))
+        for kind, file, line, body, problem in rows:
+            found.setdefault(kind, []).append((file, line, orjson.loads(body), problem))
+        return found
+
+    # -- rows
+    def _rows(self, taken: Taken, role: Role) -> Iterator[tuple[Row, Converted]]:
+        for row in self._raw_rows(taken, role, -1):
+            yield row, self._convert(role, row)
+
+    def _raw_rows(self, taken: Taken, role: Role, number: int) -> Iterator[Row]:
+        """The rows of a file; a file that cannot be read as a whole is a failure of the run, and stays in the folder."""
+        try:
+            with self.client.folder.fetched(taken.found.path) as local:
+                if digest(local) != taken.content_hash:
+                    raise FileError("it was changed while it was read; it is read again by the next run")
+                for row in rows_of(local, taken.path, role):
+                    self._tell_unnamed(taken, row)
+                    yield row
+        except FileError as error:
+            self._fail(taken, number, str(error))
+        except NotFound:
+            self._fail(taken, number, "it is gone from the folder")
+
+    def _tell_unnamed(self, taken: Taken, row: Row) -> None:
+        if taken.path not in self._told:
+            self._told.add(taken.path)
+            unnamed = self.feed.unnamed(taken.pattern, row.cells)
+            if unnamed:
+                self._say(f"{taken.path}: not stored, because nobody named them: {', '.join(unnamed)}")
+
+    def _fail(self, taken: Taken, number: int, words: str) -> None:
+        taken.waiting += 1  # it stays where it is
+        self._failed.add(number)
+        self.failures.append(f"{taken.path}: {words}")
+
+    def _convert(self, role: Role, row: Row) -> Converted:
+        if row.problem:
+            return Converted({}, (f"the line {row.problem}",))
+        return role.reader.convert(row.cells.get, row.cells)
+
+    def _place(self, taken: Taken, line: int, of: str) -> Record:
+        return {"file": taken.path, "line": line, "file_of": of}
+
+    def _file_of(self, taken: Taken) -> str:
+        """The time for which a file speaks, where its rows do not say when they changed: the end of its date, or its own."""
+        if taken.name.day is not None:
+            return dates.day_end(taken.name.day, self.feed.zone).isoformat()
+        return datetime.fromtimestamp(int(taken.found.modified), UTC).isoformat()
+
+    def _unusable(self, taken: Taken, line: int, reason: str, record: Record) -> Unusable:
+        key = record.get(declared.ENTITIES[self.feed.name].key)
+        return Unusable(
+            f"{taken.path}:{line}: {reason}",
+            record | {"at": {"file": taken.path, "line": line}},
+            str(key) if key else None,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+def streams(options: Options) -> Mapping[str, Stream]:
+    """One stream per declared table."""
+    return {name: _stream(feed) for name, feed in feeds(options).items()}
+
+
+def _stream(feed: Feed) -> Stream:
+    entity = declared.ENTITIES[feed.name]
+    personal: dict[str, str] = {}
+    free_text: list[str] = []
+    for role in feed.roles:
+        prefix = "" if role is feed.roles[0] else f"{role.part}[]."
+        personal |= role.reader.personal(prefix)
+        free_text += role.reader.free_text(prefix=prefix)
+    return Stream(
+        name=feed.name,
+        key=(entity.key,),
+        occurred_at=declared.occurred_at,
+        slices=lambda client, plan: _slices(client, plan, feed),
+        personal=personal,
+        free_text=tuple(free_text),
+        overlap=timedelta(0),
+        priority=1 if feed.name in ("orders", "refunds") else 2,
+        unhashed=("at",),
+        backfill=lambda client, plan, window: _backfill(client, plan, window, feed),
+    )
+
+
+def _backfill(client: Client, plan: Plan, window: Window, feed: Feed) -> Iterator[Slice]:
+    """Sets of the archive whose date lies in the window, once more; nothing is moved."""
+    sets: dict[tuple[str, ...], FileSet] = {}
+    for found in client.archived(feed):
+        path = original_path(found.path)
+        taken = _taken(client, feed, found, path, {})
+        if taken is None or taken.name.day is None:
+            continue
+        if window.start <= dates.day_start(taken.name.day, feed.zone) < window.end:
+            taken.is_archived = True
+            tag = feed.tag(path, taken.name)
+            sets.setdefault(tag, FileSet(tag, [])).files.append(taken)
+    with tempfile.TemporaryDirectory(prefix="nightmarket-files-") as spool:
+        reading = Reading(client, feed, Path(spool) / "join.sqlite", plan)
+        for tag in sorted(sets):
+            yield reading.slice_of(sets[tag])
+        reading.close()
+    client.close()
+    if reading.failures:
+        raise BadPayload(client.conn_id, feed.name, "; ".join(reading.failures))
+
+
+# ------------------------------------------------------------------------------------------------------------ check
+def check(client: Client, names: Sequence[str]) -> Check:
+    """What is in the folder, which files belong to which table, and what of them would be rejected. Nothing is moved."""
+    ready, unfinished = client.inbox()
+    counts: Counter[str] = Counter()
+    problems: dict[str, str] = {}
+    unnamed: list[str] = []
+    nobodys = [found.path for found in ready if not any(feed.classify(found.path) for feed in client.feeds.values())]
+    for name in names:
+        feed = client.feeds[name]
+        mine = [found for found in ready if feed.classify(found.path)]
+        counts[name] = len(mine)
+        sentence = _would_be_rejected(client, feed, mine, unnamed)
+        if sentence:
+            problems[name] = sentence
+    client.close()
+    parts = [f"{count} for {name}" for name, count in counts.items()]
+    account = f"{client.folder.words()} with {len(ready)} files ({', '.join(parts)}"
+    if nobodys:
+        account += f", {len(nobodys)} that no pattern matches, the first is {nobodys[0]}"
+    if unfinished:
+        account += f", {len(unfinished)} still being written"
+    if unnamed:
+        account += f", columns that nobody named and nobody stores: {', '.join(dict.fromkeys(unnamed))}"
+    return Check(account + ")", None, problems)
+
+
+def _would_be_rejected(client: Client, feed: Feed, files: Sequence[Found], unnamed: list[str]) -> str | None:
+    """The first mistake of the first rows of each file, and how many there are; adds to `unnamed`."""
+    total = bad = 0
+    first = ""
+    for found in files:
+        named = feed.classify(found.path)
+        assert named is not None
+        for role in feed.roles:
+            if role.pattern.text != named[0]:
+                continue
+            try:
+                with client.folder.fetched(found.path) as local:
+                    for count, row in enumerate(rows_of(local, found.path, role)):
+                        if count >= CHECK_ROWS:
+                            break
+                        total += 1
+                        if not count:
+                            unnamed += feed.unnamed(role.pattern.text, row.cells)
+                        words = row.problem and f"the line {row.problem}"
+                        words = words or "; ".join(role.reader.convert(row.cells.get, row.cells).problems)
+                        if words:
+                            bad += 1
+                            first = first or f"{found.path}:{row.line}: {words}"
+            except FileError as error:
+                return f"{found.path}: {error}"
+            except PlatformError as error:
+                return f"{found.path}: {error.problem}"
+    return f"{bad:,} of {total:,} rows would be rejected; the first is {first}" if bad else None
