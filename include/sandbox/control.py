@@ -145,6 +145,8 @@ def truth(world: World) -> dict[str, Any]:
         "refunds": len(settled),
         "refund_fee": yuan(sum(refund.fee for refund in settled)),
         "refunds_open": len(refunds) - len(settled),
+        "members": sum(person.open_uid is not None for person in world.people),
+        "items": len(world.items),
         "reviews": len(reviews),
         "reviews_readable": sum(review.created >= now - REVIEW_DAYS * 86400 for review in reviews),
         "reviews_by_result": Counter(review.result for review in reviews),

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import md5
 from typing import Any
 from xml.sax.saxutils import escape
@@ -19,7 +19,8 @@ from xml.sax.saxutils import escape
 import orjson
 
 from .clock import DAY, MINUTE, months_before, parse_shop_time, shop_time
-from .faults import Fault
+from .faults import Fault, clock_of, emptied, spoil_rows
+from .people import LETTERS, Person
 from .state import World
 from .wire import Answer, Request
 from .world import Refund, Review, Trade
@@ -29,7 +30,43 @@ HISTORY_MONTHS = 3
 REVIEW_DAYS = 180
 ITEM_DEPTH = 20_000
 SHOP_NICK = "夜市旗舰店"
+SESSION_FAULTS = ("expired_session", "expired_token", "revoked_token")  # a session cannot be renewed by a call
 SHIFTED = 3  # rows that the fault shifting_page modifies before it answers
+MEMBER_PAGES = 1000
+GRADES = ("店铺客户", "普通会员", "高级会员", "VIP会员", "至尊VIP")
+# What the faults of a page do to which fields.
+SPOILT: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "trades": {
+        "ids": ("tid", "orders.order.oid", "orders.order.num_iid"),
+        "nullable": ("buyer_message", "receiver_district", "receiver_zip", "orders.order.logistics_company"),
+        "required": ("payment",),
+        "texts": ("receiver_name", "orders.order.title"),
+    },
+    "refunds": {
+        "ids": ("tid", "oid", "refund_id"),
+        "nullable": ("desc", "reason", "good_status"),
+        "required": ("refund_fee",),
+        "texts": ("reason", "title"),
+    },
+    "trade_rates": {
+        "ids": ("tid", "oid", "num_iid"),
+        "nullable": ("item_price", "valid_score", "reply"),
+        "required": ("result",),
+        "texts": ("nick", "content"),
+    },
+    "members": {
+        "ids": (),
+        "nullable": ("province", "city", "avg_price", "group_ids"),
+        "required": ("grade",),
+        "texts": ("buyer_nick", "city"),
+    },
+    "items": {
+        "ids": ("num_iid",),
+        "nullable": ("outer_id", "list_time"),
+        "required": ("title",),
+        "texts": ("title",),
+    },
+}
 STATUS_GROUPS = {
     "ALL_WAIT_PAY": {"WAIT_BUYER_PAY", "TRADE_NO_CREATE_PAY"},
     "ALL_CLOSED": {"TRADE_CLOSED", "TRADE_CLOSED_BY_TAOBAO"},
@@ -74,6 +111,25 @@ class Fields:
     orders: frozenset[str]
 
 
+@dataclass(slots=True)
+class Member:
+    """What the shop's customer list says of one buyer as of a moment."""
+
+    person: Person
+    trades: int = 0  # paid
+    amount: int = 0  # milli
+    closed: int = 0
+    closed_amount: int = 0
+    pieces: int = 0
+    last_trade: int | None = None
+    modified: int = 0
+
+    @property
+    def source(self) -> int:
+        """1 traded, 2 has not; nobody here was added by the seller (3)."""
+        return 1 if self.trades else 2
+
+
 @lru_cache(1024)
 def parse_fields(text: str) -> Fields:
     names = {name.strip() for name in text.split(",") if name.strip()}
@@ -109,6 +165,11 @@ class Top:
             "taobao.refund.get": self.refund,
             "taobao.traderates.get": self.traderates,
             "taobao.items.onsale.get": self.items,
+            "taobao.trades.simple.sold.get": self.sold,
+            "taobao.trades.simple.sold.increment.get": self.increment,
+            "taobao.trade.simple.get": self.fullinfo,
+            "taobao.crm.members.search": self.members,
+            "taobao.crm.members.increment.get": self.changed_members,
             "taobao.user.seller.get": self.seller,
             "taobao.time.get": self.time,
         }
@@ -138,6 +199,8 @@ class Top:
             self._check(request, params, fault)
             name = params["method"]
             result = self.methods[name](params, self.world.now(), fault)
+            if ".simple." in name:
+                result = _without_receivers(result)
             root = name.removeprefix("taobao.").replace(".", "_") + "_response"
             body: Row = {root: {**result, "request_id": request_id}}
         except TopError as error:
@@ -180,7 +243,7 @@ class Top:
             at = parse_shop_time(params["timestamp"])
         except ValueError:
             raise TopError(31, "Invalid Timestamp", "isv.invalid-parameter", "时间戳格式错误") from None
-        if abs(at - self.world.now()) > CLOCK_TOLERANCE:
+        if abs(at - clock_of(fault, self.world.now())) > CLOCK_TOLERANCE:
             raise TopError(31, "Invalid Timestamp", "isv.invalid-parameter", "时间戳与服务器时间相差超过10分钟")
         if params["method"] not in self.methods:
             raise TopError(22, "Invalid Method", "isv.invalid-method", "不存在的方法名")
@@ -188,7 +251,7 @@ class Top:
         if params["method"] != "taobao.time.get":
             if not params.get("session"):
                 raise TopError(26, "Missing session", "isv.missing-parameter:session", "session不能为空")
-            if params["session"] != self.session or (fault and fault.kind == "expired_session"):
+            if params["session"] != self.session or (fault and fault.kind in SESSION_FAULTS):
                 raise TopError(27, "Invalid session", "invalid-sessionkey", "SessionKey非法")
         if fault and fault.kind == "platform_busy":
             raise TopError(15, "Remote service error", "isp.service-unavailable", "服务不可用")
@@ -255,10 +318,9 @@ class Top:
 
     def _listed(self, outer: str, inner: str, rows: list[Row], counts: Row, fault: Fault | None, id_name: str) -> Row:
         """A double-nested list; without rows it is absent."""
+        rows = emptied(fault, spoil_rows(fault, rows, **SPOILT[outer]))
         if fault and rows:
-            if fault.kind == "duplicate_page":
-                rows = rows + rows
-            elif fault.kind == "missing_id":
+            if fault.kind == "missing_id":
                 rows[0].pop(id_name, None)
                 rows[0].pop(f"{id_name}_str", None)
             elif fault.kind == "bad_value":
@@ -331,7 +393,7 @@ class Top:
         trade = self.world.trades.get(self._integer(params, "tid", 0, 1, 9 * 10**18))
         if trade is None or trade.created > now:
             raise TopError(15, "Remote service error", "isv.trade-not-exist", "交易不存在")
-        return {"trade": self.trade(trade, fields, now)}
+        return {"trade": spoil_rows(fault, [self.trade(trade, fields, now)], **SPOILT["trades"])[0]}
 
     def trade(self, trade: Trade, fields: Fields, now: float) -> Row:
         """A trade as it looks at `now`, with the fields asked for."""
@@ -386,6 +448,8 @@ class Top:
         row = {name: value for name, value in row.items() if name in own}
         if "buyer_nick" in own:
             row["buyer_open_uid"] = buyer.open_uid
+        if "ouid" in own:
+            row["ouid"] = self._ouid(buyer)
         if fields.orders:
             row["orders"] = {"order": self._orders(trade, status, fields.orders, now)}
         return row
@@ -566,7 +630,9 @@ class Top:
         depth = self._integer(params, "page_no", 1, 1, 1_000_000) * self._integer(params, "page_size", 40, 1, 200)
         if depth > ITEM_DEPTH:
             raise invalid("page_no", "page_no乘以page_size超出最大搜索深度")
-        part, counts = self._page(params, self.world.items, 200)
+        start, end = self._time(params, "start_modified", 0), self._time(params, "end_modified", now)
+        # nothing is ever changed about an item: all were listed when the history began
+        part, counts = self._page(params, self.world.items if start <= self.world.history.start <= end else (), 200)
         listed = shop_time(self.world.history.start)
         rows = [
             {
@@ -577,13 +643,15 @@ class Top:
                     ("outer_id", item.code),
                     ("nick", SHOP_NICK),
                     ("type", "fixed"),
+                    ("price", yuan(self._prices.get(number, 1000))),
+                    ("num", 100),
                     ("approve_status", "onsale"),
                     ("list_time", listed),
                     ("modified", listed),
                 )
                 if name in fields.own
             }
-            for item in part
+            for number, item in ((self._number_of[item.num_iid], item) for item in part)
         ]
         return self._listed("items", "item", rows, counts, fault, "num_iid")
 
@@ -593,13 +661,125 @@ class Top:
         return {"user": {name: value for name, value in row.items() if name in own}}
 
     def time(self, params: Params, now: float, fault: Fault | None) -> Row:
-        return {"time": shop_time(int(now))}
+        return {"time": shop_time(int(clock_of(fault, now)))}
+
+    @cached_property
+    def _prices(self) -> dict[int, int]:
+        """Item number -> thousandths of its first sale."""
+        lines = self.world.lines
+        return dict(zip(reversed(lines.item), reversed(lines.milli), strict=True))
+
+    @cached_property
+    def _number_of(self) -> dict[int, int]:
+        return {item.num_iid: number for number, item in enumerate(self.world.items)}
+
+    # ---------------------------------------------------------------------------------------------------- members
+
+    def _ouid(self, person: Person) -> str:
+        """A buyer's id in this shop, the same for every application."""
+        return "O" + self.world.chance.text(LETTERS, 23, "ouid", person.person_id)
+
+    def _all_members(self, now: float) -> list[Member]:
+        """Everybody the shop knows, with the numbers of trades up to `now`."""
+        world = self.world
+        found = {
+            person.person_id: Member(person, modified=world.history.start) for person in world.people if person.open_uid
+        }
+        for created, tid in world.created_log:
+            if created > now:
+                break
+            trade = world.trades[tid]
+            member = found[trade.buyer.person_id]
+            value = sum(world.lines.total(line) for line in range(trade.first, trade.last))
+            if trade.paid is not None and trade.paid <= now:
+                member.trades += 1
+                member.amount += value
+                member.pieces += sum(world.lines.num[line] for line in range(trade.first, trade.last))
+                member.last_trade = created
+                member.modified = max(member.modified, trade.paid)
+            elif trade.closed and trade.ended is not None and trade.ended <= now:
+                member.closed += 1
+                member.closed_amount += value
+                member.modified = max(member.modified, trade.ended)
+        return list(found.values())
+
+    def members(self, params: Params, now: float, fault: Fault | None) -> Row:
+        found = self._all_members(now)
+        if params.get("relation_source"):
+            source = self._integer(params, "relation_source", 1, 1, 3)
+            found = [member for member in found if member.source == source]
+        for name, low in (("min_last_trade_time", True), ("max_last_trade_time", False)):
+            if params.get(name):
+                at = self._time(params, name)
+                found = [m for m in found if m.last_trade and (m.last_trade >= at if low else m.last_trade <= at)]
+        for name, low in (("min_trade_count", True), ("max_trade_count", False)):
+            if params.get(name):
+                count = self._integer(params, name, 0, 0, 10**9)
+                found = [m for m in found if (m.trades >= count if low else m.trades <= count)]
+        if params.get("grade"):
+            grade = self._integer(params, "grade", 0, 0, 4)
+            found = [member for member in found if self._grade(member) == grade]
+        found.sort(key=lambda member: (-(member.last_trade or 0), member.person.person_id))
+        return self._answer_members(params, found, "crm_member", fault)
+
+    def changed_members(self, params: Params, now: float, fault: Fault | None) -> Row:
+        start, end = self._time(params, "start_modify", 0), self._time(params, "end_modify", now)
+        if start > end:
+            raise invalid("start_modify", "start_modify不能晚于end_modify")
+        found = [member for member in self._all_members(now) if start <= member.modified <= end]
+        found.sort(key=lambda member: (-member.modified, member.person.person_id))
+        return self._answer_members(params, found, "basic_member", fault)
+
+    def _answer_members(self, params: Params, found: list[Member], inner: str, fault: Fault | None) -> Row:
+        """A page past the end is empty, not an error; the count has a name of its own here."""
+        if not params.get("current_page"):
+            raise missing("current_page")
+        page = self._integer(params, "current_page", 1, 1, MEMBER_PAGES)
+        size = self._integer(params, "page_size", 40, 1, 100)
+        rows = [self._member_row(member) for member in found[(page - 1) * size : page * size]]
+        return self._listed("members", inner, rows, {"total_result": len(found)}, fault, "ouid")
+
+    def _grade(self, member: Member) -> int:
+        """0: no member of the shop's club."""
+        return self.world.chance.pick((0, 1, 1, 2, 3, 4), "grade", member.person.person_id) if member.trades else 0
+
+    def _member_row(self, member: Member) -> Row:
+        person, grade = member.person, self._grade(member)
+        row: Row = {
+            "buyer_nick": person.nick,
+            "ouid": self._ouid(person),
+            "status": "normal",
+            "grade": grade,
+            "grade_name": GRADES[grade],
+            "trade_count": member.trades,
+            "trade_amount": yuan(member.amount),
+            "close_trade_count": member.closed,
+            "close_trade_amount": yuan(member.closed_amount),
+            "item_num": member.pieces,
+            "avg_price": yuan(member.amount // member.trades if member.trades else 0),
+            "group_ids": "",
+            "relation_source": member.source,
+            "province": person.place[0],
+            "city": person.place[1],
+        }
+        if member.last_trade is not None:
+            row["last_trade_time"] = shop_time(member.last_trade)
+        return row
 
 
 def refund_status(refund: Refund, now: float) -> str:
     if refund.settled <= now:
         return "SUCCESS"
     return "WAIT_BUYER_RETURN_GOODS" if refund.returns_goods else "WAIT_SELLER_AGREE"
+
+
+def _without_receivers(content: Row) -> Row:
+    """What the simple order methods leave out."""
+    trades = content["trades"]["trade"] if "trades" in content else [content["trade"]] if "trade" in content else []
+    for trade in trades:
+        for name in [name for name in trade if name.startswith("receiver_") and name != "receiver_city"]:
+            del trade[name]
+    return content
 
 
 def _simplified(content: Row) -> Row:

@@ -257,7 +257,7 @@ def clear_values() -> dict[str, set[str]]:
                 found["email"] |= {event["data"]["email"]} - {None}
         page, more = page + 1, answer["has_more"]
     top = sources.PLATFORMS["taobao"].connect(
-        settings.credentials("taobao_flagship"), Transport("taobao"), options=NoOptions()
+        settings.credentials("taobao_flagship"), Transport("taobao"), options=sources.PLATFORMS["taobao"].Options()
     )
     for method in ("taobao.trades.sold.get", "taobao.trades.sold.history.get"):
         for page in range(1, 100):

@@ -1,11 +1,13 @@
 """Taobao and Tmall shops through TOP, the Taobao Open Platform.
 
-Wire facts: docs/connections/taobao.md. Three streams: trades (orders with their lines), refunds, rates (reviews).
+Wire facts: docs/connections/taobao.md. Five streams: trades (orders with their lines), refunds, rates (reviews), members
+(customers) and items (products).
 
 Lists here are not snapshots: a trade that changes while a list is paged moves to another place in it. What keeps every
 row: windows end at or before the moment of reading, so a row can only *leave* a window, never enter it; pages are walked from
 the last to the first, so that what moves up is read twice and not skipped; a walk that saw fewer different rows than the
-platform counted is walked again; and the next run reads the end of the window once more (overlap).
+platform counted is walked again; a window of more pages than `max_pages` is cut, so that one walk stays short; and the next run
+reads the end of the window once more (overlap).
 """
 
 import hashlib
@@ -14,7 +16,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
+
+from pydantic import Field
 
 from nightmarket import dates
 from nightmarket.dates import Window
@@ -23,7 +28,6 @@ from nightmarket.platforms.base import (
     BadPayload,
     Check,
     Cursors,
-    NoOptions,
     NotFound,
     Plan,
     PlatformDown,
@@ -39,10 +43,9 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
-from nightmarket.settings import ConfigError, Credentials
+from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "taobao"
-Options = NoOptions
 API_VERSION = "2.0"
 ZONE = ZoneInfo("Asia/Shanghai")  # TOP writes and reads China time, without an offset
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -59,6 +62,12 @@ SOLD_WINDOW = timedelta(days=15)
 RATE_DAYS = 180  # traderates.get knows nothing older
 RATE_WINDOW = timedelta(days=15)
 RATE_WINDOW_ROWS = 1500  # a window that counts as many is cut short by the platform: split it
+MEMBER_PAGES = 1000  # crm.members.search shows no page beyond this one
+MEMBER_SEARCH, MEMBER_INCREMENT = "taobao.crm.members.search", "taobao.crm.members.increment.get"
+UNTRADED: Mapping[str, Record] = {"untraded": {"relation_source": 2}, "added": {"relation_source": 3}}
+ITEM_DEPTH = 20_000  # page x page size that items.onsale.get serves; its page says 100,000 in another place
+TAOBAO_BEGAN = datetime(2003, 5, 10, tzinfo=ZONE)  # nothing is older
+SHORTEST = timedelta(seconds=4)  # a window that is not cut any further
 
 TRADE_FIELDS = (
     "tid,status,type,created,modified,pay_time,consign_time,end_time,payment,total_fee,post_fee,discount_fee,adjust_fee,"
@@ -74,6 +83,11 @@ RATE_FIELDS = (
     "tid,oid,num_iid,role,nick,rated_nick,result,created,item_title,item_price,content,reply,valid_score,"
     "logistics_service_score"
 )
+# Applications of the CRM type get the "simple" order methods: no receiver, but the buyer's id in this shop.
+SIMPLE_TRADE_FIELDS = ",".join(
+    [name for name in TRADE_FIELDS.split(",") if not name.startswith("receiver_") or name == "receiver_city"] + ["ouid"]
+)
+ITEM_FIELDS = "num_iid,title,outer_id,price,num,approve_status,list_time,delist_time,modified,cid,type,sold_quantity"
 # without this, kinds beside the default ones are silently absent from every list
 TRADE_TYPES = "guarantee_trade,auto_delivery,ec,cod,step,eticket,tmall_i18n"
 
@@ -93,6 +107,23 @@ AUTH_ACTIONS = {
 }
 BAN_SECONDS = re.compile(r"will last for (\d+) more second")
 DEFAULT_BAN_SECONDS = 1.0
+
+
+class TradeMethods(StrictModel):
+    """Names of the order methods; applications that lack the order package have others (`taobao.trades.simple...`)."""
+
+    sold: str = "taobao.trades.sold.get"
+    history: str | None = "taobao.trades.sold.history.get"  # None: the first load reaches back three months only
+    increment: str = "taobao.trades.sold.increment.get"
+    detail: str | None = "taobao.trade.fullinfo.get"  # None: a row of the list is all there is
+
+
+class Options(StrictModel):
+    """`options:` of a Taobao source."""
+
+    simplify: bool = False  # ask for TOP's compact JSON
+    max_pages: int = Field(default=100, ge=1, le=1000)  # of one window; a fuller one is cut in halves
+    trade_methods: TradeMethods = Field(default_factory=TradeMethods)
 
 
 # ----------------------------------------------------------------------------------------------------------- client
@@ -135,6 +166,7 @@ class Client:
     sign_method: str
     transport: Transport
     page_sizes: Mapping[str, int]
+    options: Options
 
     def call(self, method: str, page: int | None = None, **parameters: str | int | bool) -> Record:
         """The content of `<method>_response`, retried while that makes sense."""
@@ -154,7 +186,9 @@ class Client:
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in parameters.items()
         }
         if page is not None:
-            form["page_no"] = str(page)
+            form["current_page" if method.startswith("taobao.crm.") else "page_no"] = str(page)
+        if self.options.simplify:
+            form["simplify"] = "true"
         form = {name: value for name, value in form.items() if value}
         form["sign"] = sign(form, self.app_secret, self.sign_method)
         status, body = self.transport.fetch("POST", self.gateway_url, method=method, data=form)
@@ -164,6 +198,8 @@ class Client:
         if isinstance(answer, dict) and isinstance(answer.get("error_response"), dict):
             raise to_error(method, answer["error_response"])
         envelope = method.removeprefix("taobao.").replace(".", "_") + "_response"
+        if self.options.simplify and isinstance(answer, dict) and "request_id" in answer:
+            return answer  # the compact form has no envelope
         if not isinstance(answer, dict) or not isinstance(answer.get(envelope), dict):
             where = f"page {page}" if page is not None else "the answer"
             raise BadPayload(NAME, method, f"{where} has no {envelope}")
@@ -206,7 +242,7 @@ def _code(value: object) -> int:
 
 
 def connect(
-    credentials: Credentials, transport: Transport, *, options: NoOptions, page_sizes: Mapping[str, int] | None = None
+    credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the shop that `credentials` authorise. Raises ConfigError when a part of the connection is missing."""
     extra = credentials.extra
@@ -232,6 +268,7 @@ def connect(
         method,
         transport,
         page_sizes or {},
+        options,
     )
 
 
@@ -250,23 +287,25 @@ def walk(
     largest_page: int,
     rows: Callable[[Record], list[Record]],
     name: Callable[[Record], str | None],
+    start: Record | None = None,
     **parameters: str | int | bool,
 ) -> Iterator[list[Record]]:
     """All rows of one list, last page first, until as many different rows were seen as the platform counts at the end.
 
-    Rows without a name count as seen, so that a broken record is reported once and does not hold up the others.
-    Raises PlatformDown when the list does not hold still over MAX_WALKS walks.
+    Rows without a name count as seen, so that a broken record is reported once and does not hold up the others. `start`: page
+    1 as it was answered a moment ago. Raises PlatformDown when the list does not hold still over MAX_WALKS walks.
     """
     size = client.page_size(method, largest_page)
     seen: set[str] = set()
     total = 0
     for _ in range(MAX_WALKS):
-        first = client.call(method, 1, page_size=size, use_has_next=False, **parameters)
+        first = start or client.call(method, 1, page_size=size, **_counted(method, True), **parameters)
+        start = None
         total, nameless = _total(method, first), 0
         for page in range(-(-total // size), 0, -1):
             content = first
             if total > size:  # page 1 comes last and is counted again: did anything move in between?
-                content = client.call(method, page, page_size=size, use_has_next=page > 1, **parameters)
+                content = client.call(method, page, page_size=size, **_counted(method, page == 1), **parameters)
             found = rows(content)
             names = [name(row) for row in found]
             nameless += names.count(None)
@@ -281,47 +320,70 @@ def walk(
     )
 
 
+def _counted(method: str, wanted: bool) -> dict[str, bool]:
+    """Whether the answer shall count all rows; the member methods always do and do not know the parameter."""
+    return {} if method.startswith("taobao.crm.") else {"use_has_next": not wanted}
+
+
 def _total(method: str, content: Record) -> int:
-    total = content.get("total_results")
+    name = "total_result" if method.startswith("taobao.crm.") else "total_results"
+    total = content.get(name)
+    if isinstance(total, str) and total.isdecimal():
+        total = int(total)
     if not isinstance(total, int):
-        raise BadPayload(NAME, method, "page 1 has no total_results")
+        raise BadPayload(NAME, method, f"page 1 has no {name}")
     return total
 
 
-def _trades(client: Client, method: str, largest: int, **parameters: str | int | bool) -> Iterator[list[Record]]:
-    return walk(
-        client,
-        method,
-        largest,
-        lambda content: rows_of(content, "trades", "trade"),
-        TRADES.record_key,
-        fields=TRADE_FIELDS,
-        type=TRADE_TYPES,
-        **parameters,
-    )
+def fitting(
+    client: Client, method: str, largest_page: int, window: Window, ask: Callable[[Window], Record], most_pages: int
+) -> Iterator[tuple[Window, Record]]:
+    """The window, or pieces of it, each of at most `most_pages` pages, with its first page; `ask` has the rest of the request."""
+    size = client.page_size(method, largest_page)
+    first = client.call(method, 1, page_size=size, **_counted(method, True), **ask(window))
+    if _total(method, first) <= most_pages * size or window.end - window.start < SHORTEST:
+        yield window, first
+        return
+    middle = (window.start + (window.end - window.start) / 2).replace(microsecond=0)
+    for half in (Window(window.start, middle), Window(middle, window.end)):
+        yield from fitting(client, method, largest_page, half, ask, most_pages)
+
+
+def _trade_rows(content: Record) -> list[Record]:
+    return rows_of(content, "trades", "trade")
+
+
+def _trade_request(method: str | None) -> Record:
+    return {"fields": SIMPLE_TRADE_FIELDS if method and ".simple." in method else TRADE_FIELDS, "type": TRADE_TYPES}
 
 
 def _created(client: Client, method: str, largest: int, window: Window) -> Iterator[list[Record]]:
     # the ends of a window are whole seconds and inclusive on the wire: ours is half-open, so the last second is left out
-    return _trades(
+    return walk(
         client,
         method,
         largest,
+        _trade_rows,
+        TRADES.record_key,
         start_created=to_text(window.start),
         end_created=to_text(window.end - timedelta(seconds=1)),
+        **_trade_request(method),
     )
 
 
-def _modified(client: Client, window: Window) -> Iterator[list[Record]]:
+def _modified_request(client: Client, window: Window) -> Record:
+    return {
+        "start_modified": to_text(window.start),
+        "end_modified": to_text(window.end),
+        **_trade_request(client.options.trade_methods.increment),
+    }
+
+
+def _modified(client: Client, window: Window, first: Record | None = None) -> Iterator[list[Record]]:
     """Trades changed in the window, each read in full: the list names them, trade.fullinfo.get is the record."""
     done: set[str] = set()
-    for page in _trades(
-        client,
-        "taobao.trades.sold.increment.get",
-        100,
-        start_modified=to_text(window.start),
-        end_modified=to_text(window.end),
-    ):
+    method = client.options.trade_methods.increment
+    for page in walk(client, method, 100, _trade_rows, TRADES.record_key, first, **_modified_request(client, window)):
         full: list[Record] = []
         for row in page:
             tid = TRADES.record_key(row)
@@ -334,9 +396,11 @@ def _modified(client: Client, window: Window) -> Iterator[list[Record]]:
 
 
 def _full(client: Client, tid: str, row: Record) -> Record:
-    method = "taobao.trade.fullinfo.get"
+    method = client.options.trade_methods.detail
+    if method is None:
+        return row
     try:
-        content = client.call(method, fields=TRADE_FIELDS, tid=tid)
+        content = client.call(method, fields=_trade_request(method)["fields"], tid=tid)
     except NotFound:
         return row  # listed a moment ago, not served in full: what the list said is all there is
     trade = content.get("trade")
@@ -359,8 +423,10 @@ def trade_slices(client: Client, plan: Plan) -> Iterator[Slice]:
         yield from _first_load(client, plan, {} if plan.cursors.get("since", fresh) <= fresh else plan.cursors)
         return
     start = plan.cursors[""] - plan.overlap
+    method, most = client.options.trade_methods.increment, client.options.max_pages
     for window in dates.windows(start, plan.until, min(plan.window, timedelta(days=1))):
-        yield Slice("modified", window, lambda w=window: _modified(client, w), {"": window.end})  # type: ignore[misc]
+        for piece, first in fitting(client, method, 100, window, partial(_modified_request, client), most):
+            yield Slice("modified", piece, partial(_modified, client, piece, first), {"": piece.end})
 
 
 def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
@@ -368,13 +434,11 @@ def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
     start = marks.get("created", plan.until - plan.history)
     now = dates.now().replace(microsecond=0)
     old = min(plan.until, now - timedelta(days=HISTORY_DAYS))
-    for window in dates.windows(start, old, HISTORY_WINDOW):
-        yield Slice(
-            "history",
-            window,
-            lambda w=window: _created(client, "taobao.trades.sold.history.get", 50, w),  # type: ignore[misc]
-            {"created": window.end, "since": since},
-        )
+    methods = client.options.trade_methods
+    if history := methods.history:
+        for window in dates.windows(start, old, HISTORY_WINDOW):
+            read = partial(_created, client, history, 50, window)
+            yield Slice("history", window, read, {"created": window.end, "since": since})
     begun = marks.get("created", old) > old  # the second list goes on where it stopped, or begins before the border
     first = start if begun else max(plan.until - plan.history, now - timedelta(days=SOLD_DAYS))
     for window in dates.windows(first, plan.until, SOLD_WINDOW):
@@ -382,7 +446,7 @@ def _first_load(client: Client, plan: Plan, marks: Cursors) -> Iterator[Slice]:
         yield Slice(
             "created",
             window,
-            lambda w=window: _created(client, "taobao.trades.sold.get", 100, w),  # type: ignore[misc]
+            partial(_created, client, methods.sold, 100, window),
             done if window.end == plan.until else {"created": max(window.end, old), "since": since},
         )
 
@@ -392,11 +456,11 @@ def _reread(client: Client, part: str, window: Window) -> Iterator[list[Record]]
     if part == "modified":
         yield from _modified(client, window)
         return
-    now = dates.now()
-    if window.start < now - timedelta(days=HISTORY_DAYS):
-        yield from _created(client, "taobao.trades.sold.history.get", 50, window)
+    now, methods = dates.now(), client.options.trade_methods
+    if methods.history and window.start < now - timedelta(days=HISTORY_DAYS):
+        yield from _created(client, methods.history, 50, window)
     if window.end > now - timedelta(days=SOLD_DAYS):
-        yield from _created(client, "taobao.trades.sold.get", 100, window)
+        yield from _created(client, methods.sold, 100, window)
 
 
 def trade_backfill(client: Client, plan: Plan, window: Window) -> Iterator[Slice]:
@@ -445,7 +509,7 @@ def _rates(
 ) -> Iterator[Slice]:
     """The window, or its halves when it holds more reviews than the platform shows."""
     method = "taobao.traderates.get"
-    arguments: dict[str, str] = {
+    arguments: Record = {
         "fields": RATE_FIELDS,
         "rate_type": "get",
         "role": "buyer",
@@ -479,6 +543,113 @@ def _rates(
         cursors,
         settles,
     )
+
+
+def member_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """The first load by time of the last trade, then who never traded; from then on whose numbers changed.
+
+    As with trades, "traded" is how far the first load has come and "since" the moment it began.
+    """
+    for part, window in plan.reread:
+        if part == "modified":
+            yield Slice(part, window, partial(_members, client, MEMBER_INCREMENT, _member_changes(window)))
+        else:
+            ask = _traded(window) if part == "traded" else UNTRADED[part]
+            yield Slice(part, window, partial(_members, client, MEMBER_SEARCH, ask))
+    if "" not in plan.cursors:
+        yield from _first_members(client, plan)
+        return
+    start = plan.cursors[""] - plan.overlap
+    for window in dates.windows(start, plan.until, plan.window):
+        for piece, first in _member_windows(client, MEMBER_INCREMENT, window, _member_changes):
+            read = partial(_members, client, MEMBER_INCREMENT, _member_changes(piece), first)
+            yield Slice("modified", piece, read, {"": piece.end})
+
+
+def _first_members(client: Client, plan: Plan) -> Iterator[Slice]:
+    since = plan.cursors.get("since", plan.until)
+    begin = plan.cursors.get("traded", TAOBAO_BEGAN)
+    if begin < plan.until:
+        for piece, first in _member_windows(client, MEMBER_SEARCH, Window(begin, plan.until), _traded):
+            read = partial(_members, client, MEMBER_SEARCH, _traded(piece), first)
+            yield Slice("traded", piece, read, {"traded": piece.end, "since": since})
+    whole, done = Window(TAOBAO_BEGAN, plan.until), {"": since, "traded": None, "since": None}
+    for part, ask in UNTRADED.items():
+        read = partial(_members, client, MEMBER_SEARCH, ask)
+        yield Slice(part, whole, read, done if part == list(UNTRADED)[-1] else {})
+
+
+def member_backfill(client: Client, plan: Plan, window: Window) -> Iterator[Slice]:
+    """The members whose last trade lies in a past stretch."""
+    for piece, first in _member_windows(client, MEMBER_SEARCH, window, _traded):
+        yield Slice("traded", piece, partial(_members, client, MEMBER_SEARCH, _traded(piece), first))
+
+
+def _traded(window: Window) -> Record:
+    """Half-open like every window of ours; TOP's ends are inclusive."""
+    last = to_text(window.end - timedelta(seconds=1))
+    return {"relation_source": 1, "min_last_trade_time": to_text(window.start), "max_last_trade_time": last}
+
+
+def _member_changes(window: Window) -> Record:
+    return {"start_modify": to_text(window.start), "end_modify": to_text(window.end)}
+
+
+def _member_windows(
+    client: Client, method: str, window: Window, ask: Callable[[Window], Record]
+) -> Iterator[tuple[Window, Record]]:
+    return fitting(client, method, 100, window, ask, min(client.options.max_pages, MEMBER_PAGES))
+
+
+def _members(client: Client, method: str, ask: Record, first: Record | None = None) -> Iterator[list[Record]]:
+    size = client.page_size(method, 100)
+    first = first or client.call(method, 1, page_size=size, **ask)
+    if _total(method, first) > MEMBER_PAGES * size:
+        problem = (
+            f"more than {MEMBER_PAGES * size} members whom no time of a trade tells apart; TOP shows no more of them"
+        )
+        raise Refused(NAME, method, problem)
+
+    def found(content: Record) -> list[Record]:
+        return rows_of(content, "members", "crm_member", "basic_member")
+
+    return walk(client, method, 100, found, MEMBERS.record_key, first, **ask)
+
+
+def item_slices(client: Client, plan: Plan) -> Iterator[Slice]:
+    """Items on sale by modification time, the first time all of them; one that is taken off the shelf just stops to change."""
+    for part, window in plan.reread:
+        yield from _item_pieces(client, window, part, moves=False)
+    start = plan.cursors[""] - plan.overlap if "" in plan.cursors else TAOBAO_BEGAN
+    yield from _item_pieces(client, Window(start, plan.until), "modified", moves=True)
+
+
+def item_backfill(client: Client, plan: Plan, window: Window) -> Iterator[Slice]:
+    """Items on sale whose last change lies in a past stretch."""
+    yield from _item_pieces(client, window, "modified", moves=False)
+
+
+def _item_pieces(client: Client, window: Window, part: str, *, moves: bool) -> Iterator[Slice]:
+    method = "taobao.items.onsale.get"
+    most = max(min(client.options.max_pages, ITEM_DEPTH // client.page_size(method, 200)), 1)
+
+    def ask(piece: Window) -> Record:
+        last = to_text(piece.end - timedelta(seconds=1))
+        return {"fields": ITEM_FIELDS, "start_modified": to_text(piece.start), "end_modified": last}
+
+    def pages(piece: Window, first: Record) -> Iterator[list[Record]]:
+        return walk(
+            client,
+            method,
+            200,
+            lambda content: rows_of(content, "items", "item"),
+            ITEMS.record_key,
+            first,
+            **ask(piece),
+        )
+
+    for piece, first in fitting(client, method, 200, window, ask, most):
+        yield Slice(part, piece, partial(pages, piece, first), {"": piece.end} if moves else {})
 
 
 TRADES = Stream(
@@ -525,10 +696,33 @@ RATES = Stream(
     overlap=timedelta(days=15),
     window=RATE_WINDOW,
 )
-STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in (TRADES, REFUNDS, RATES)}
+MEMBERS = Stream(
+    name="members",
+    key=("ouid",),
+    occurred_at=lambda record: to_time(record.get("last_trade_time")),
+    slices=member_slices,
+    personal={"buyer_nick": "nick"},
+    overlap=timedelta(hours=1),
+    window=timedelta(days=30),
+    required=("ouid", "grade"),
+    backfill=member_backfill,
+)
+ITEMS = Stream(
+    name="items",
+    key=("num_iid",),
+    occurred_at=lambda record: to_time(record.get("modified")),
+    slices=item_slices,
+    personal={},
+    overlap=timedelta(hours=1),
+    window=timedelta(days=3650),
+    priority=3,
+    required=("num_iid", "title", "modified"),
+    backfill=item_backfill,
+)
+STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in (TRADES, REFUNDS, RATES, MEMBERS, ITEMS)}
 
 
-def streams(options: NoOptions) -> Mapping[str, Stream]:
+def streams(options: Options) -> Mapping[str, Stream]:
     """The streams of a Taobao or Tmall shop."""
     return STREAMS
 
@@ -542,7 +736,7 @@ def check(client: Client, names: Sequence[str]) -> Check:
     day = {"start": to_text(dates.now() - timedelta(hours=1)), "end": to_text(dates.now())}
     cheap: dict[str, Callable[[], object]] = {
         "trades": lambda: client.call(
-            "taobao.trades.sold.increment.get",
+            client.options.trade_methods.increment,
             1,
             page_size=1,
             use_has_next=True,
@@ -556,6 +750,8 @@ def check(client: Client, names: Sequence[str]) -> Check:
         "rates": lambda: client.call(
             "taobao.traderates.get", 1, page_size=1, use_has_next=True, fields="tid", rate_type="get", role="buyer"
         ),
+        "members": lambda: client.call(MEMBER_SEARCH, 1, page_size=1),
+        "items": lambda: client.call("taobao.items.onsale.get", 1, page_size=1, use_has_next=True, fields="num_iid"),
     }
     problems = probe({name: cheap[name] for name in names if name in cheap})
     return Check(f"shop {nick or '(without a name)'}", offset, problems)

@@ -25,7 +25,11 @@ SELECT
     raw.to_instant(e.line ->> 'consign_time', '+08') AS shipped_at
 FROM new_records AS r
 CROSS JOIN LATERAL jsonb_array_elements(
-    CASE WHEN jsonb_typeof(r.payload #> '{orders,order}') = 'array' THEN r.payload #> '{orders,order}' ELSE '[]' END
+    CASE
+        WHEN jsonb_typeof(r.payload #> '{orders,order}') = 'array' THEN r.payload #> '{orders,order}'
+        WHEN jsonb_typeof(r.payload -> 'orders') = 'array' THEN r.payload -> 'orders'  -- TOP's compact form
+        ELSE '[]'
+    END
 ) AS e (line);
 
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
@@ -42,7 +46,7 @@ typed AS (
     SELECT
         r.record_id, r.batch_id, r.record_key, r.observed_at,
         t.status, p.status AS status_original, p.post_fee, p.pay_time, p.consign_time, p.end_time, p.receiver_city AS city,
-        p.buyer_open_uid, p.receiver_mobile, p.receiver_name,
+        p.buyer_open_uid, p.ouid, p.receiver_mobile, p.receiver_name,
         raw.to_instant(p.created, '+08') AS created_at,
         raw.to_instant(p.modified, '+08') AS modified_at,
         raw.to_instant(p.pay_time, '+08') AS paid_at,
@@ -53,7 +57,7 @@ typed AS (
     FROM new_records AS r
     CROSS JOIN LATERAL jsonb_to_record(r.payload) AS p (
         status text, created text, modified text, pay_time text, consign_time text, end_time text, payment text, post_fee text,
-        receiver_city text, buyer_open_uid text, receiver_mobile text, receiver_name text
+        receiver_city text, buyer_open_uid text, ouid text, receiver_mobile text, receiver_name text
     )
     LEFT JOIN statuses AS t ON p.status = t.status_original
 )
@@ -61,6 +65,7 @@ SELECT
     t.record_id, t.batch_id, t.record_key, t.observed_at,
     jsonb_build_array(
         jsonb_build_object('kind', 'taobao_open_uid', 'value', t.buyer_open_uid),
+        jsonb_build_object('kind', 'taobao_ouid', 'value', t.ouid),      -- applications with the simple order methods get it
         jsonb_build_object('kind', 'phone', 'value', t.receiver_mobile)  -- a parcel to this phone for this buyer: one person
     ) AS identities,
     t.receiver_name AS name, NULL::text AS language, 'trade' AS evidence, t.created_at AS seen_at,
