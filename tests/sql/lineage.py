@@ -40,8 +40,8 @@ def header(path: Path) -> dict[str, str]:
 
 
 def header_reads(path: Path) -> frozenset[str]:
-    """Tables that the header's "Reads:" names."""
-    return frozenset(re.findall(r"\b[a-z_]+\.[a-z_0-9]+\b", header(path).get("Reads", "")))
+    """Tables that the header's "Reads:" names; a file named there is none."""
+    return frozenset(re.findall(r"\b[a-z_]+\.(?!sql\b)[a-z_0-9]+\b", header(path).get("Reads", "")))
 
 
 def parameters_of(path: Path) -> frozenset[str]:

@@ -1,6 +1,7 @@
 -- What every source has brought to date: the counts and sums to compare with the platform's own console.
 -- Grain: one row per source.   Params: as_of_at (timestamptz; what happened later is left out).
--- Reads: core.accounts, core.orders, core.order_lines, core.refunds, core.reviews, core.customers, core.followers, core.social_posts, core.social_comments, raw.rejects, raw.batches
+-- Reads: core.accounts, core.orders, core.order_lines, core.refunds, core.reviews, core.customers, core.followers, core.social_posts,
+-- core.social_comments, raw.rejects, raw.batches
 -- Amounts in the source's currency. goods_amount: of all orders; paid_amount: of those ever paid, refunded ones included.
 WITH
 orders AS (

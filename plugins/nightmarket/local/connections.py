@@ -11,20 +11,36 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
     )
     connections: dict[str, dict[str, Any]] = {
         "taobao_flagship": {
-            "conn_type": "http",
+            "conn_type": "nightmarket_taobao",
             "host": top["gateway_url"],
             "login": top["app_key"],
             "password": top["app_secret"],
             "extra": {"session_token": top["session"], "sign_method": "hmac-sha256"},
         },
+        "jd_pop": {
+            "conn_type": "nightmarket_jd",
+            "host": access["jd"]["gateway_url"],
+            "login": access["jd"]["app_key"],
+            "password": access["jd"]["app_secret"],
+            "extra": {
+                name: access["jd"][name] for name in ("access_token", "refresh_token", "expires_at", "oauth_url")
+            },
+        },
         "wechat_official": {
-            "conn_type": "http",
+            "conn_type": "nightmarket_wechat_official",
             "host": wechat["base_url"],
             "login": wechat["appid"],
             "password": wechat["secret"],
+            "extra": {"push_token": wechat["push_token"]},
+        },
+        "wechat_store": {
+            "conn_type": "nightmarket_wechat_store",
+            "host": access["wechat_store"]["base_url"],
+            "login": access["wechat_store"]["appid"],
+            "password": access["wechat_store"]["secret"],
         },
         "wechat_pay": {
-            "conn_type": "http",
+            "conn_type": "nightmarket_wechat_pay",
             "host": pay["base_url"],
             "login": pay["mchid"],
             "extra": {
@@ -36,7 +52,7 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             },
         },
         "own_pages": {
-            "conn_type": "http",
+            "conn_type": "nightmarket_own_pages",
             "host": pages["base_url"],
             "login": pages["key_id"],
             "password": pages["secret"],
@@ -48,6 +64,42 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "login": smtp["username"],
             "password": smtp["password"],
             "extra": {"from_address": smtp["from_address"]},
+        },
+        "stall_shop": {
+            "conn_type": "http",
+            "host": access["rest"]["stall_url"],
+            "login": access["rest"]["stall_key"],
+            "password": access["rest"]["stall_secret"],
+        },
+        "bazaar_shop": {
+            "conn_type": "http",
+            "host": access["rest"]["bazaar_url"],
+            "login": access["rest"]["bazaar_user"],
+            "password": access["rest"]["bazaar_password"],
+        },
+        "shopify_mall": {
+            "conn_type": "nightmarket_shopify",
+            "host": access["shopify"]["base_url"],
+            "password": access["shopify"]["access_token"],
+        },
+        "woo_mall": {
+            "conn_type": "nightmarket_woocommerce",
+            "host": access["woocommerce"]["base_url"],
+            "login": access["woocommerce"]["consumer_key"],
+            "password": access["woocommerce"]["consumer_secret"],
+        },
+        "youzan_mall": {
+            "conn_type": "nightmarket_youzan",
+            "host": access["youzan"]["base_url"],
+            "login": access["youzan"]["client_id"],
+            "password": access["youzan"]["client_secret"],
+            "extra": {"grant_id": access["youzan"]["grant_id"]},
+        },
+        "weidian_shop": {
+            "conn_type": "nightmarket_weidian",
+            "host": access["weidian"]["base_url"],
+            "login": access["weidian"]["appkey"],
+            "password": access["weidian"]["secret"],
         },
     }
     return {

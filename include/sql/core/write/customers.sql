@@ -4,7 +4,8 @@
 -- Reads: core.customers
 -- Rerun: safe. The newest modified_at counts, then the newest record.
 INSERT INTO core.customers AS c (
-    source_id, customer_id, identity_id, is_member, level, points, order_count, spent_amount, joined_at, last_order_at, modified_at, batch_id
+    source_id, customer_id, identity_id, is_member, level, points, order_count, spent_amount, joined_at, last_order_at, modified_at,
+    batch_id
 )
 SELECT DISTINCT ON (n.customer_id)
     %(source_id)s::text, n.customer_id, p.identity_id, n.is_member, n.level, n.points, n.order_count, n.spent_amount, n.joined_at,

@@ -13,4 +13,5 @@ ON CONFLICT (source_id, product_id) DO UPDATE SET
     title = CASE WHEN excluded.seen_at >= p.seen_at THEN excluded.title ELSE p.title END,
     outer_id = CASE WHEN excluded.seen_at >= p.seen_at THEN coalesce(excluded.outer_id, p.outer_id) ELSE p.outer_id END,
     price_amount = excluded.price_amount, is_listed = excluded.is_listed, seen_at = greatest(excluded.seen_at, p.seen_at)
-WHERE (p.title, p.price_amount, p.is_listed, p.seen_at) IS DISTINCT FROM (excluded.title, excluded.price_amount, excluded.is_listed, excluded.seen_at);
+WHERE (p.title, p.price_amount, p.is_listed, p.seen_at)
+    IS DISTINCT FROM (excluded.title, excluded.price_amount, excluded.is_listed, excluded.seen_at);

@@ -196,8 +196,8 @@ END $$;
 GRANT USAGE ON SCHEMA raw TO nightmarket_receiver;
 GRANT INSERT ON raw.pushes, raw.push_refusals TO nightmarket_receiver;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON
-    raw.pushes, raw.push_refusals, raw.files, raw.fields, core.customers, core.shop_coupons, core.social_posts, core.social_post_stats, core.social_comments,
-    core.social_stats_daily, ops.tokens, ops.pace, ops.calls TO nightmarket_etl;
+    raw.pushes, raw.push_refusals, raw.files, raw.fields, core.customers, core.shop_coupons, core.social_posts, core.social_post_stats,
+    core.social_comments, core.social_stats_daily, ops.tokens, ops.pace, ops.calls TO nightmarket_etl;
 DO $$
 BEGIN
     IF current_setting('server_version_num')::integer >= 170000 THEN  -- ANALYZE by a role that is not the owner
