@@ -238,7 +238,7 @@ TRADES = Stream(
     personal=_PERSONAL | {f"detail.{path}": kind for path, kind in _PERSONAL.items()},
     free_text=("note", "seller_note", "detail.note", "detail.seller_note"),
     overlap=timedelta(hours=1),
-    window=timedelta(days=1),
+    window=timedelta(days=7),
     priority=1,
     required=("status", "detail.items"),
     backfill=backfill_by_window(trade_pages, largest=LONGEST_WINDOW),

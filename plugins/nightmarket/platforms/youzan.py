@@ -517,7 +517,7 @@ TRADES = Stream(
     personal={f"{order}.{path}": kind for order in _ORDERS for path, kind in _PERSONAL_OF_ORDER.items()},
     free_text=tuple(f"{order}.{path}" for order in _ORDERS for path in _TEXT_OF_ORDER),
     overlap=timedelta(hours=1),
-    window=timedelta(days=1),
+    window=timedelta(days=7),
     priority=1,
     required=("full_order_info.order_info.status", "full_order_info.orders"),
     backfill=backfill_by_window(trade_pages, largest=LONGEST_WINDOW),
