@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from .faults import Fault
 from .pages import Pages
+from .rest import Rest
 from .shopify import Shopify
 from .state import World
 from .top import Top
@@ -35,6 +36,7 @@ class Platform(Protocol):
 
 
 PLATFORMS: tuple[type[Any], ...] = (
+    Rest,
     Shopify,
     WooCommerce,
     Top,

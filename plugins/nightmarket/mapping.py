@@ -103,6 +103,13 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         entity("wechat_store", "coupons", "coupons"),
     ),
     "own_pages": (entity("own_pages", "events", "events", folder="events"),),
+    "rest": (  # streams of a declared source are named after what they hold
+        entity("rest", "orders", "orders", folder="declared"),
+        entity("rest", "refunds", "refunds", folder="declared"),
+        entity("rest", "customers", "customers", folder="declared"),
+        entity("rest", "reviews", "reviews", folder="declared"),
+        entity("rest", "products", "products", folder="declared"),
+    ),
     "shopify": (
         entity("shopify", "orders", "orders"),
         entity("shopify", "refunds", "orders"),

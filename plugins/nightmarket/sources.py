@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, field_validator
 
-from nightmarket.platforms import own_pages, shopify, taobao, wechat_official, wechat_store, woocommerce
+from nightmarket.platforms import own_pages, rest, shopify, taobao, wechat_official, wechat_store, woocommerce
 from nightmarket.platforms.base import Platform, Stream
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, mistake_in, where
 
@@ -20,6 +20,7 @@ PLATFORMS: Mapping[str, Platform] = {
         wechat_official,
         wechat_store,
         own_pages,
+        rest,
         shopify,
         woocommerce,
     )

@@ -577,7 +577,7 @@ class _Compiled:
             found = self.pattern.search(value) if self.pattern else None
             if self.pattern:
                 value = (found.group(1) if self.pattern.groups else found.group()) if found else None
-        if value is None or (isinstance(value, str) and clean(value) in self.empty):
+        if value is None or (isinstance(value, str | int) and clean(str(value)) in self.empty):  # 0 where it means never
             value = self.default
         if value is None:
             return None, ""
