@@ -21,12 +21,13 @@ import uvicorn
 from . import clock
 from .app import App
 from .control import Control
+from .faults import Fault, take
 from .platforms import every_platform
 from .reactions import begin
 from .settings import Settings
 from .smtp import MailSink
 from .state import World
-from .webhook import Webhook
+from .webhook import MODES, Webhook
 from .wechat_official import WechatOfficial
 from .world import DATA_FILE, load_history
 
@@ -65,6 +66,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--top-rate", type=int, help=f"TOP calls per method and second (default {Settings().top_rate})")
     parser.add_argument("--webhook", metavar="URL", help="POST every WeChat push there too, signed as WeChat signs it")
+    parser.add_argument(
+        "--webhook-mode", choices=MODES, default="plain", help="how its body is sent (default %(default)s)"
+    )
     parser.add_argument("--data-file", type=Path, default=DATA_FILE, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.customers is not None and given.customers < 1:
@@ -108,8 +112,16 @@ async def serve(given: argparse.Namespace) -> None:
             platform.reset()
 
     platforms = every_platform(world)
-    push_token = next(one.access("")["push_token"] for one in platforms if one.platform == WechatOfficial.platform)
-    hook = Webhook(given.webhook, push_token) if given.webhook else None
+    official = next(one.access("") for one in platforms if one.platform == WechatOfficial.platform)
+
+    def push_fault() -> Fault | None:
+        return take(world.faults, WechatOfficial.platform, "push")
+
+    hook = (
+        Webhook(given.webhook, official["push_token"], given.webhook_mode, official["encoding_aes_key"], push_fault)
+        if given.webhook
+        else None
+    )
     sink = MailSink(world, "nightmarket", secrets.token_hex(12))
     control = Control(world, secrets.token_hex(24), after_reset)
     begin(world)
@@ -126,7 +138,13 @@ async def serve(given: argparse.Namespace) -> None:
 
     app = App(world, control, platforms)
     config = uvicorn.Config(
-        app, log_level="critical", access_log=False, lifespan="off", timeout_keep_alive=75, timeout_graceful_shutdown=2
+        app,
+        log_level="critical",
+        access_log=False,
+        lifespan="off",
+        date_header=False,  # the platforms' clock is not the machine's
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from .world import (
 
 LINK = re.compile(r"https?://[^/\s\"'<>]+/([ru])/([^?#\s\"'<>]+)")
 SCENES = ("ADD_SCENE_SEARCH", "ADD_SCENE_QR_CODE", "ADD_SCENE_PAID", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_OTHERS")
+QR_SCENES = ("store01", "store02", "poster_spring")  # parametric QR codes that hang somewhere
 SAID = ("在吗？", "请问什么时候发货", "有没有优惠", "可以开发票吗", "Hello, is anybody there?", "谢谢，收到了")
 BOUND_LATER = 0.70  # of people who follow while the sandbox runs
 
@@ -112,8 +113,13 @@ def follow(world: World, person: Person, at: int) -> None:
     follower = world.followers.setdefault(person.openid, Follower(person, person.openid, at, scene))
     follower.following, follower.since = True, at
     follower.opened_at, follower.opened_by, follower.answered = at, "tap", 0
-    key = "qrscene_store01" if scene == "ADD_SCENE_QR_CODE" else ""
+    key = f"qrscene_{qr_scene(world, person)}" if scene == "ADD_SCENE_QR_CODE" else ""
     world.archive.add_push(APPID, person.openid, at, {"MsgType": "event", "Event": "subscribe", "EventKey": key})
+
+
+def qr_scene(world: World, person: Person) -> str:
+    """Which of our QR codes somebody scanned who came by one."""
+    return world.chance.pick(QR_SCENES, "qr", person.person_id)
 
 
 def unfollow(world: World, openid: str, at: int) -> None:

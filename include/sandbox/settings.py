@@ -29,6 +29,8 @@ class Settings:
     top_review_rows: int = 1500  # rows of traderates.get per window
     wechat_user_page: int = 10_000  # openids per page of user/get
     wechat_rate: int = 0  # message calls per real minute before 45011; 0 = no limit
+    wechat_ready_hour: int = 8  # the datacube shows yesterday from this hour on
+    wechat_datacube_calls: int = 1000  # per day and interface before 45009
     wechat_store_ip_allowed: bool = True  # off: HTTP 403 without an errcode
     wechat_store_minute_calls: int = 10_000  # per real minute before 45011
     wechat_store_window_orders: int = 10_000  # orders in one window of order/list/get before 31042
@@ -36,6 +38,9 @@ class Settings:
     wechat_store_pay_later: float = 0.0  # of the paid orders: pay_time is the order's, the money comes when it is confirmed
     shopify_bucket: int = 400  # calls the bucket holds; the smallest plan has 40, the largest 400
     shopify_leak: float = 20.0  # calls per real second that leave it; the smallest plan has 2
+    weibo_hour_calls: int = 5_000  # per hour of the sandbox's clock before 10023
+    weibo_token_days: int = 1825  # from 30 days before the anchor; then 21327
+    weibo_timeline_rows: int = 0  # newest posts that user_timeline shows; 0 = all
     custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
     mass_per_month: int = 4
     pay_rate: int = 500  # coupon calls per real second before 429
@@ -48,6 +53,11 @@ class Settings:
     weidian_rate: int = 400  # calls per real second before a refusal
     weidian_token_seconds: int = 86_400
     weidian_one_token: bool = True
+    jd_rate: int = 400  # calls per real second before code 2
+    jd_calls_per_day: int = 0  # before code 2 until midnight; 0 = no limit, an application in test state has 500
+    jd_token_days: int = 365
+    jd_comment_total: bool = True  # comments come with their number
+    jd_aftersale_fen: bool = False  # the unit of `refoundAmount`
 
     def update(self, changes: dict[str, Any]) -> None:
         """Set some values; raises ValueError with a sentence for an unknown name or a wrong type."""

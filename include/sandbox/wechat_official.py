@@ -1,5 +1,6 @@
-"""The WeChat official account (a certified service account): tokens, followers, and the three ways to send."""
+"""The WeChat official account (a certified service account): followers, tags, QR codes, figures, and the three ways to send."""
 
+import base64
 import re
 import secrets
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import orjson
 
 from .clock import HOUR, MINUTE, SHANGHAI, day_of
-from .faults import Fault
-from .reactions import links, receive
+from .faults import Fault, emptied, spoil_rows
+from .people import Person
+from .reactions import links, qr_scene, receive
 from .state import APPID, Follower, World
+from .wechat_datacube import Datacube
 from .wechat_tokens import Body, WechatAccount, WechatError
 from .wire import Answer, Request, json_answer
 
@@ -38,7 +41,14 @@ QUOTAS = {  # per day
     "cgi-bin/user/get": 500,
     "cgi-bin/user/info": 5_000_000,
     "cgi-bin/user/info/batchget": 5_000_000,
+    "cgi-bin/qrcode/create": 100_000,
+    "cgi-bin/tags/get": 1_000,
 }
+TAGS = {2: "星标组", 134: "gold", 135: "新客", 136: "门店"}  # id -> name; 0 to 2 are the platform's own
+TAGGED = {134: 0.1, 135: 0.25, 136: 0.2}  # share of the followers who carry it
+TEMPORARY_SCENES, PERMANENT_SCENES = ("QR_SCENE", "QR_STR_SCENE"), ("QR_LIMIT_SCENE", "QR_LIMIT_STR_SCENE")
+LONGEST_CODE = 2_592_000  # seconds a temporary code may live
+PERMANENT_CODES = 100_000
 TEMPLATES = {  # template id -> title, fields
     "SIMTEMPLATE00000000000000000000000000000001": ("评价提醒", ("thing1", "time2", "thing3")),
     "SIMTEMPLATE00000000000000000000000000000002": ("订单状态通知", ("character_string1", "phrase2", "time3")),
@@ -51,11 +61,13 @@ FORBIDDEN_IN_TEMPLATES = re.compile(
 
 class WechatOfficial(WechatAccount):
     platform = "wechat_official"
-    prefixes = ("/cgi-bin/",)
+    prefixes = ("/cgi-bin/", "/datacube/")
 
     def __init__(self, world: World) -> None:
         super().__init__(world, APPID, secrets.token_hex(16))
         self.push_token = secrets.token_hex(16)
+        self.aes_key = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")  # EncodingAESKey, 43 characters
+        self.datacube = Datacube(world)
         self.handlers: dict[str, Callable[[Request, Body, float, Fault | None], Body]] = {
             "cgi-bin/user/get": self.user_get,
             "cgi-bin/user/info": self.user_info,
@@ -66,7 +78,10 @@ class WechatOfficial(WechatAccount):
             "cgi-bin/message/mass/send": self.mass_send,
             "cgi-bin/message/mass/get": self.mass_get,
             "cgi-bin/openapi/quota/get": self.quota_get,
+            "cgi-bin/tags/get": self.tags_get,
+            "cgi-bin/qrcode/create": self.qrcode_create,
         }
+        self.handlers |= {f"datacube/{name}": partial(self.figures, name) for name in self.datacube.interfaces}
         self.reset()
 
     def reset(self) -> None:
@@ -75,6 +90,7 @@ class WechatOfficial(WechatAccount):
         self.minute, self.minute_calls = 0, 0
         self.mass_jobs: dict[str, Body] = {}  # clientmsgid -> the first answer
         self.mass_done: dict[int, float] = {}  # msg_id -> when it is finished
+        self.codes: set[tuple[str, Any]] = set()  # permanent QR codes
         self.serial = 200_000_000
 
     def access(self, base_url: str) -> dict[str, Any]:
@@ -83,6 +99,7 @@ class WechatOfficial(WechatAccount):
             "appid": APPID,
             "secret": self.secret,
             "push_token": self.push_token,
+            "encoding_aes_key": self.aes_key,
             "templates": [
                 {"template_id": template_id, "title": title, "fields": list(fields)}
                 for template_id, (title, fields) in TEMPLATES.items()
@@ -123,7 +140,8 @@ class WechatOfficial(WechatAccount):
                 raise WechatError(45011, "api minute-quota reach limit, must slower, retry next minute")
         key = (day_of(now).isoformat(), path)
         self.calls[key] += 1
-        over = path in QUOTAS and self.calls[key] > QUOTAS[path]
+        quota = self.world.settings.wechat_datacube_calls if path.startswith("datacube/") else QUOTAS.get(path)
+        over = quota is not None and self.calls[key] > quota
         if over or (fault and fault.kind == "call_limit"):
             raise WechatError(45009, "reach max api daily quota limit")
 
@@ -149,6 +167,8 @@ class WechatOfficial(WechatAccount):
         page = openids[start : start + self.world.settings.wechat_user_page]
         if fault and fault.kind == "duplicate_page":
             page = page + page
+        if fault and fault.kind == "empty_last_page":
+            page = []
         answer: Body = {"total": len(openids), "count": len(page)}
         if page:
             answer["data"] = {"openid": page}
@@ -166,7 +186,11 @@ class WechatOfficial(WechatAccount):
         profiles = [self._profile(str(user.get("openid", ""))) for user in users]
         if fault and fault.kind == "missing_id":
             del profiles[0]["openid"]
-        return {"user_info_list": profiles}
+        profiles = spoil_rows(
+            fault, profiles, ids=("subscribe_time", "groupid", "tagid_list", "qr_scene"), required=("openid",), texts=("nickname", "remark"),
+            nullable=("nickname", "headimgurl", "unionid", "remark", "tagid_list", "qr_scene_str", "subscribe_scene", "language"),
+        )  # fmt: skip
+        return {"user_info_list": emptied(fault, profiles)}
 
     def _profile(self, openid: str) -> Body:
         follower = self.world.followers.get(openid)
@@ -189,11 +213,61 @@ class WechatOfficial(WechatAccount):
             "unionid": follower.person.unionid,
             "remark": "",
             "groupid": 0,
-            "tagid_list": [],
+            "tagid_list": self._tags_of(follower.person),
             "subscribe_scene": follower.scene,
             "qr_scene": 0,
-            "qr_scene_str": "store01" if by_code else "",
+            "qr_scene_str": qr_scene(self.world, follower.person) if by_code else "",
         }
+
+    def _tags_of(self, person: Person) -> list[int]:
+        return [tag for tag, share in TAGGED.items() if self.world.chance("tagged", tag, person.person_id) < share]
+
+    def tags_get(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        counts = Counter(tag for follower in self.world.following() for tag in self._tags_of(follower.person))
+        tags = [{"id": tag, "name": name, "count": counts[tag]} for tag, name in TAGS.items()]
+        return {
+            "tags": emptied(
+                fault, spoil_rows(fault, tags, ids=("id",), required=("id",), nullable=("count",), texts=("name",))
+            )
+        }
+
+    # ---------------------------------------------------------------------------------------------------- QR codes, figures
+
+    def qrcode_create(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        action = body.get("action_name")
+        info = body.get("action_info")
+        scene = info.get("scene") if isinstance(info, dict) else None
+        if action not in TEMPORARY_SCENES + PERMANENT_SCENES or not isinstance(scene, dict):
+            raise WechatError(40053, "invalid action info")
+        if "STR" in str(action):
+            value = scene.get("scene_str")
+            good = isinstance(value, str) and 1 <= len(value) <= 64
+        else:
+            value = scene.get("scene_id")
+            good = isinstance(value, int) and 1 <= value <= (
+                PERMANENT_CODES if action in PERMANENT_SCENES else 2**32 - 1
+            )
+        if not good:
+            raise WechatError(40053, "invalid action info")
+        alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGH0123456789_-"
+        ticket = "".join(self.world.chance.text(alphabet, 48, "ticket", action, value, part) for part in range(2))
+        answer: Body = {"ticket": ticket}
+        answer["url"] = f"http://weixin.qq.com/q/{ticket[:22]}"
+        if action in TEMPORARY_SCENES:
+            life = body.get("expire_seconds", 60)
+            if not isinstance(life, int) or not 1 <= life <= LONGEST_CODE:
+                raise WechatError(40052, "invalid expire_seconds")
+            answer["expire_seconds"] = life
+        elif (action, value) not in self.codes:
+            if len(self.codes) >= PERMANENT_CODES:
+                raise WechatError(45029, "qrcode count out of limit")
+            self.codes.add((str(action), value))
+        return answer
+
+    def figures(self, interface: str, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        if request.method != "POST":
+            raise WechatError(43002, "require POST method")
+        return self.datacube.answer(interface, body, now, fault)
 
     # ---------------------------------------------------------------------------------------------------- customer service
 

@@ -115,6 +115,8 @@ def profiles(client: Client, wanted: Sequence[str]) -> list[Record]:
     found = answer.get("user_info_list")
     if not isinstance(found, list):
         raise BadPayload(NAME, PROFILES, "the answer has no user_info_list")
+    if len(found) < len(wanted):
+        raise BadPayload(NAME, PROFILES, f"{len(found)} profiles came for {len(wanted)} openids")
     return found
 
 
