@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from .faults import Fault
+from .jd import Jd
 from .pages import Pages
 from .rest import Rest
 from .shopify import Shopify
@@ -36,6 +37,7 @@ class Platform(Protocol):
 
 
 PLATFORMS: tuple[type[Any], ...] = (
+    Jd,
     Rest,
     Shopify,
     WooCommerce,

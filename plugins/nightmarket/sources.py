@@ -9,7 +9,19 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, field_validator
 
-from nightmarket.platforms import own_pages, rest, shopify, taobao, wechat_official, wechat_store, woocommerce
+from nightmarket.platforms import (
+    files,
+    jd,
+    own_pages,
+    rest,
+    shopify,
+    taobao,
+    wechat_official,
+    wechat_store,
+    weidian,
+    woocommerce,
+    youzan,
+)
 from nightmarket.platforms.base import Platform, Stream
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, mistake_in, where
 
@@ -17,12 +29,16 @@ PLATFORMS: Mapping[str, Platform] = {
     module.NAME: module
     for module in (
         taobao,
+        files,
+        jd,
         wechat_official,
         wechat_store,
         own_pages,
         rest,
         shopify,
         woocommerce,
+        youzan,
+        weidian,
     )
 }
 POOL_SLOTS = 4  # tasks of one account at once; how fast they call is the account's own limit (calls_per_second)
