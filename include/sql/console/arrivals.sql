@@ -26,7 +26,7 @@ mapping_rejects AS (
     GROUP BY r.source_id, r.stream
 ),
 streams AS (
-    SELECT c.source_id, c.stream FROM raw.cursors AS c
+    SELECT c.source_id, split_part(c.stream, ':', 1) AS stream FROM raw.cursors AS c  -- a first load has marks beside its stream
     UNION
     SELECT b.source_id, b.stream FROM batches AS b
 )

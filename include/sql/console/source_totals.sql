@@ -12,7 +12,8 @@ orders AS (
         coalesce(sum(o.paid_amount) FILTER (WHERE o.is_paid_then), 0) AS paid_amount,
         count(DISTINCT o.identity_id) FILTER (WHERE o.is_paid_then) AS buyer_count
     FROM (
-        SELECT o.*, o.is_paid AND o.paid_at <= %(as_of_at)s::timestamptz AS is_paid_then
+        SELECT o.source_id, o.identity_id, o.goods_amount, o.paid_amount,
+               o.is_paid AND o.paid_at <= %(as_of_at)s::timestamptz AS is_paid_then
         FROM core.orders AS o
         WHERE o.created_at <= %(as_of_at)s::timestamptz
     ) AS o

@@ -149,10 +149,13 @@ def create_app(
     ) -> Response:
         with reader() as read:
             cursors = read.rows("cursors")
+            gaps = read.rows("gaps", source_id=source)
+            totals = read.rows("source_totals", as_of_at=dates.now())
             batches = read.rows("batches", source_id=source, limit_rows=BATCHES_SHOWN)
             rejects = read.rows("rejects_open", source_id=source, limit_rows=REJECTS_SHOWN)
         return show(
-            request, "sources.html", page="sources", user=user, sender=sender, cursors=cursors, batches=batches, rejects=rejects,
+            request, "sources.html", page="sources", user=user, sender=sender, cursors=cursors, gaps=gaps, totals=totals, batches=batches,
+            rejects=rejects,
             source=source, batch_limit=BATCHES_SHOWN, reject_limit=REJECTS_SHOWN,
         )  # fmt: skip
 
