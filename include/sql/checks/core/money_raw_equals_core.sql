@@ -1,7 +1,7 @@
 -- Every Taobao trade that was paid is worth in core what it was worth as received: price x num over its lines.
 -- Table: core.orders. Severity: fail.
 -- Params: business_date (date).
--- Reads: raw.heads, raw.records, raw.batches, raw.mappings, raw.rejects, core.orders
+-- Reads: raw.heads, raw.records, raw.batches, raw.mappings, raw.rejects, core.orders, core.accounts
 -- Looks at what was loaded in the week before the business date and since (a first load is looked at as a whole). Left out:
 -- records that were refused with a reason, and those that wait for the mapping (the check nothing_left_to_map sees them).
 WITH
@@ -16,11 +16,13 @@ received AS (
     JOIN raw.batches AS b ON b.batch_id = h.batch_id
     JOIN raw.mappings AS m
         ON m.source_id = h.source_id AND m.stream = h.stream AND m.target = 'core.orders' AND m.last_batch_id >= h.batch_id
+    LEFT JOIN core.accounts AS a ON a.source_id = h.source_id
     JOIN raw.records AS r
         ON r.source_id = h.source_id AND r.stream = h.stream AND r.record_key = h.record_key AND r.batch_id = h.batch_id
         AND r.content_hash = h.content_hash
     WHERE
         h.stream = 'trades'
+        AND coalesce(a.platform, 'taobao') = 'taobao'  -- other platforms call their orders trades too
         AND r.payload ? 'tid'
         AND b.loaded_at >= (%(business_date)s::date - 7)::timestamptz
         AND NOT EXISTS (
@@ -36,7 +38,9 @@ priced AS (
     FROM received AS t
     CROSS JOIN LATERAL ( -- summed inside: a row per line would unpack the whole payload again for every line
         SELECT sum(raw.to_amount(e.line ->> 'price') * raw.to_amount(e.line ->> 'num')) AS goods_amount
-        FROM jsonb_array_elements(t.payload #> '{orders,order}') AS e (line)
+        FROM jsonb_array_elements(
+            CASE WHEN jsonb_typeof(t.payload -> 'orders') = 'array' THEN t.payload -> 'orders' ELSE t.payload #> '{orders,order}' END
+        ) AS e (line)
     ) AS l
 ),
 compared AS (
