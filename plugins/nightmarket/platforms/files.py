@@ -606,12 +606,19 @@ def _slices(client: Client, plan: Plan, feed: Feed) -> Iterator[Slice]:
                 yield reading.slice_of(file_set)
             gap, complete_until = _first_gap(client, feed, plan, ledger, ready)
             taken = [file for file_set in sets for file in file_set.files if not file.is_archived]
+            here = {file.content_hash for file in taken}
+            gone = [  # waited, and was replaced or taken away by a person: nothing waits for it any more
+                replace(entry, waiting_count=0)
+                for entry in ledger.values()
+                if entry.stream == feed.name and entry.waiting_count and entry.content_hash not in here
+            ]
+            day_before = plan.until - timedelta(days=1)
             yield Slice(
                 "folder",
-                Window(min(_watermark(plan), plan.until - timedelta(seconds=1)), plan.until),
+                Window(min(plan.cursors.get("", day_before), plan.until - timedelta(seconds=1)), plan.until),
                 lambda: reading.give_up(),
-                {"": complete_until} if complete_until > _watermark(plan) else {},
-                files=lambda: [file.as_ledger(feed.name) for file in taken],
+                {"": complete_until} if complete_until > plan.cursors.get("", ALWAYS.start) else {},
+                files=lambda: [*(file.as_ledger(feed.name) for file in taken), *gone],
             )
             if not plan.is_dry_run:
                 _archive(client, plan, feed, [*taken, *known], ledger)
@@ -623,10 +630,6 @@ def _slices(client: Client, plan: Plan, feed: Feed) -> Iterator[Slice]:
         plan.say(f"{waiting:,} rows wait for rows of other files")
     if problems:
         raise BadPayload(client.conn_id, feed.name, "; ".join(problems))
-
-
-def _watermark(plan: Plan) -> datetime:
-    return plan.cursors.get("", plan.until - timedelta(days=1))
 
 
 def _open_sets(
