@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from email.utils import formatdate
 from typing import Any
 
 import orjson
 
 from .control import Control
-from .faults import TRANSPORT, Fault, take
+from .faults import TRANSPORT, Fault, clock_of, take
 from .platforms import Platform
 from .state import World
 from .wire import Answer, Request, json_answer
@@ -35,7 +36,9 @@ class App:
             return
         request = await _read(scope, receive)
         try:
-            await _write(send, await self.answer(request))
+            answer = await self.answer(request)
+            answer.headers.setdefault("date", _http_date(self.world.now()))  # a platform tells its own time
+            await _write(send, answer)
         except Cut as cut:
             # The promised length is never reached: the server closes the connection.
             await _start(send, cut.answer, max(len(cut.answer.body), 1))
@@ -56,7 +59,9 @@ class App:
             return platform.answer(request, None)
         self.world.counters.faults[platform.platform][fault.kind] += 1
         if fault.kind not in TRANSPORT:
-            return platform.answer(request, fault)
+            answer = platform.answer(request, fault)
+            answer.headers.setdefault("date", _http_date(clock_of(fault, self.world.now())))
+            return answer
         return await self._misbehave(platform, request, fault)
 
     async def _misbehave(self, platform: Platform, request: Request, fault: Fault) -> Answer:
@@ -113,6 +118,10 @@ async def _read(scope: dict[str, Any], receive: Any) -> Request:
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
         body=b"".join(chunks),
     )
+
+
+def _http_date(at: float) -> str:
+    return formatdate(int(at), usegmt=True)
 
 
 async def _start(send: Any, answer: Answer, length: int) -> None:

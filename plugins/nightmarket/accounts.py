@@ -5,6 +5,7 @@ clock, which all workers see alike; only the day of a quota is the business day.
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,9 +57,13 @@ ON CONFLICT (account, day, priority) DO UPDATE SET call_count = c.call_count + e
 RETURNING call_count
 """
 
+SECONDS_PAUSED = """
+SELECT extract(EPOCH FROM paused_until - clock_timestamp())::double precision AS seconds FROM ops.pace WHERE account = %s
+"""
+
 
 class Account:
-    """One account as one worker sees it: a TokenStore and a Pace (platforms.base). A context manager; one thread.
+    """One account as one worker sees it: a TokenStore and a Pace (platforms.base). A context manager.
 
     `calls_per_second` and `calls_per_day` bound all workers of the account together; None is no bound of ours.
     """
@@ -82,6 +87,7 @@ class Account:
         self._priority = priority
         self._sleep = sleep
         self._tokens: dict[str, Token] = {}
+        self._lock = threading.RLock()  # one connection, and platforms that read with several threads
         self._open: Any = None
         self._connection: psycopg.Connection[Row] | None = None
         self._keyring: Keyring | None = None
@@ -125,6 +131,10 @@ class Account:
 
     def pause(self, seconds: float) -> None:
         """The platform asked to wait: every worker of this account does. A pause is never made shorter."""
+        with self._lock:
+            self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
         self._db.execute(
             """
             UPDATE ops.pace SET paused_until = clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -144,7 +154,7 @@ class Account:
             "calls": calls,
             "most": self._most if calls else None,
         }
-        with self._db.transaction():
+        with self._lock, self._db.transaction():
             row = self._db.execute(RESERVE, slot).fetchone()
             if row is None:
                 raise self._paused(method)
@@ -163,10 +173,8 @@ class Account:
         return self._seconds_paused() > 0
 
     def _seconds_paused(self) -> float:
-        row = self._db.execute(
-            "SELECT extract(EPOCH FROM paused_until - clock_timestamp())::double precision AS seconds FROM ops.pace WHERE account = %s",
-            (self.name,),
-        ).fetchone()
+        with self._lock:
+            row = self._db.execute(SECONDS_PAUSED, (self.name,)).fetchone()
         return float(row["seconds"] or 0) if row else 0.0
 
     def _paused(self, method: str) -> RateLimited:
@@ -191,6 +199,10 @@ class Account:
         It must when there is none, when it ends within TOKEN_AHEAD, or when it is the one that the platform refused
         (`bad`): of many workers that were refused the same value, the first renews it and the others take what it got.
         """
+        with self._lock:
+            return self._get(name, obtain, bad)
+
+    def _get(self, name: str, obtain: Callable[[Token | None], Token], bad: str) -> Token:
         token = self._tokens.get(name)
         if token is not None and token.value != bad and token.expires_at > dates.now() + TOKEN_AHEAD:
             return token

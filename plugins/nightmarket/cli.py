@@ -96,6 +96,20 @@ def pools() -> None:
 
 
 @app.command()
+def gaps(source_id: Annotated[str | None, typer.Argument(help="one source; default all")] = None) -> None:
+    """Name the stretches of a source that were never read; exit code 1 when there are any."""
+    from nightmarket.landing import gaps as find
+
+    with _sentences():
+        found = find(source_id)
+    for gap in found:
+        typer.echo(gap.sentence())
+    if found:
+        raise typer.Exit(1)
+    typer.echo("no gaps: every stream was read from the beginning of its history to its watermark")
+
+
+@app.command()
 def migrate() -> None:
     """Bring the warehouse's schemas to the newest version."""
     from nightmarket.warehouse import migrate as run

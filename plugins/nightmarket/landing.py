@@ -6,7 +6,7 @@ next one reads the unfinished window again; records that are in raw already are 
 before they are written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -18,11 +18,12 @@ import psycopg
 from nightmarket import dates
 from nightmarket.accounts import Account
 from nightmarket.dates import Window
+from nightmarket.drift import FieldWatch
 from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, TakenFile, Transport, Unusable
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
 from nightmarket.settings import Credentials, credentials, get_settings
 from nightmarket.sources import SourceConfig, StreamConfig, source
-from nightmarket.warehouse import Row, connect, copy_rows, session_lock
+from nightmarket.warehouse import Row, connect, copy_rows, run_sql, session_lock
 
 BATCH_BYTES = 8 * 1024 * 1024  # of JSON in one transaction: 20-50 pages; a larger batch is not faster, only bigger
 BATCH_RECORDS = 5_000
@@ -32,6 +33,7 @@ REREAD_DAYS = 14  # windows with records without an id are read again for as lon
 LOCK_SECONDS = 30
 BACKFILL_LOCK_SECONDS = 3600  # pieces of a backfill wait for each other: one at a time reads a stream
 PUSH_PAGE = 500
+NEW_FIELDS_SHOWN = 30  # of a summary, which travels through XCom
 
 
 class LandingError(Exception):
@@ -139,12 +141,12 @@ def land(
             pace=account,
         )
         client = config.module.connect(keys, transport, options=config.settings, page_sizes=page_sizes)
-        loader = Loader(connection, config, definition, run_id, dry_run)
+        loader = Loader(connection, config, definition, run_id, dry_run, lambda: transport.ahead)
         plan = loader.plan(until, config.streams[stream])
         if window is None:
             pieces = definition.slices(client, plan)
         elif definition.backfill is not None:
-            pieces = definition.backfill(client, plan, window)
+            pieces = definition.backfill(client, plan, _past(window, plan.until))
         else:
             loader.summary.note = "the platform has no past of it to read again"
             return loader.summary
@@ -157,9 +159,46 @@ def land(
             raise LandingError(f"{source_id} {stream}: {error.problem}.") from error
         finally:
             loader.summary.requests = transport.requests
+        if transport.ahead:
+            loader.say(
+                f"our clock is {transport.ahead.total_seconds():.0f} s ahead of the platform's; read up to its time"
+            )
+        loader.summary.new_fields = loader.news()
         loader.refresh_statistics()
         loader.summary.watermark = loader.watermark()
         return loader.summary
+
+
+def _past(window: Window, now: datetime) -> Window:
+    """The part of a backfill's window that has happened. Raises LandingError when none has."""
+    if window.start >= now:
+        raise LandingError(f"there is nothing to read again from {window.start.isoformat()} on: that is not past yet.")
+    return Window(window.start, min(window.end, now))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch of a stream that no complete window covers: nobody has ever read it to its end."""
+
+    source_id: str
+    stream: str
+    window: Window
+
+    def sentence(self) -> str:
+        zone = get_settings().zone
+        start, end = (
+            instant.astimezone(zone).isoformat(" ", "minutes") for instant in (self.window.start, self.window.end)
+        )
+        return f"{self.source_id} {self.stream}: {start} to {end} was never read."
+
+
+def gaps(source_id: str | None = None) -> list[Gap]:
+    """What was never read, between the beginning of each stream's history and its watermark. Raises UnknownSource."""
+    if source_id is not None:
+        source(source_id)
+    with connect(application_name="nightmarket-gaps") as connection:
+        rows = run_sql(connection, "console/gaps.sql", {"source_id": source_id or ""})
+    return [Gap(row["source_id"], row["stream"], Window(row["starts_at"], row["ends_at"])) for row in rows]
 
 
 def check_source(source_id: str, credentials: Credentials | None = None) -> str:
@@ -205,7 +244,13 @@ class Loader:
     """Writes one stream of one source."""
 
     def __init__(
-        self, connection: psycopg.Connection[Row], config: SourceConfig, stream: Stream, run_id: str, dry_run: bool
+        self,
+        connection: psycopg.Connection[Row],
+        config: SourceConfig,
+        stream: Stream,
+        run_id: str,
+        dry_run: bool,
+        ahead: Callable[[], timedelta] = timedelta,
     ) -> None:
         self.connection = connection
         self.config = config
@@ -218,6 +263,9 @@ class Loader:
         self._known_tokens: set[str] = set()
         self._has_keyed_rejects: bool | None = None  # None: not looked yet
         self._names = (config.source_id, stream.name)
+        self._started = dates.now()
+        self._ahead = ahead  # by how much our clock is ahead of the platform's, as far as its answers have told
+        self._fields = FieldWatch.open(connection, *self._names, stream.required)
 
     # -- what to read
     def plan(self, until: datetime, options: StreamConfig) -> Plan:
@@ -231,7 +279,7 @@ class Loader:
             reread=self._windows_to_reread(),
             present=self._present,
             pushes=self._pushes,
-            say=self._say,
+            say=self.say,
             files=self,
             is_dry_run=self.dry_run,
         )
@@ -275,7 +323,8 @@ class Loader:
         )
         return {row["record_key"] for row in rows}
 
-    def _say(self, words: str) -> None:
+    def say(self, words: str) -> None:
+        """Add to the summary's note."""
         self.summary.note = "; ".join(filter(None, (self.summary.note, words)))
 
     def _pushes(self, window: Window) -> Iterator[list[Record]]:
@@ -302,6 +351,10 @@ class Loader:
             "received_at": row["received_at"].astimezone(get_settings().zone).isoformat(),
             "body": orjson.loads(text),
         }
+
+    def news(self) -> list[str]:
+        """Fields that this run brought and no record of the stream had before."""
+        return self._fields.news()[:NEW_FIELDS_SHOWN]
 
     def refresh_statistics(self) -> None:
         """After a large load, tell the planner at once: the mapping that follows would plan for empty tables."""
@@ -354,6 +407,7 @@ class Loader:
             waiting = batch.rows.get(key)
             if digest == (waiting[1] if waiting else known.get(key)):
                 continue
+            self._fields.see(record)
             occurred = self.stream.occurred_at(record)
             payload = self._tokenise(record, batch)
             batch.rows[key] = (
@@ -421,6 +475,7 @@ class Loader:
                 store_secrets(self.connection, fresh, self._keyring)
             self._insert_rejects(batch, batch_id, now)
             self._resolve_keyed_rejects(batch, batch_id, now)
+            self._fields.write(self.connection, self._started)
             if is_last:
                 self._resolve_rejects(piece, first_batch or batch_id, now)
                 self._move_cursors(piece, now)
@@ -443,7 +498,7 @@ class Loader:
                 piece.part,
                 self.run_id,
                 piece.window.start,
-                piece.window.end,
+                max(piece.window.start, self._happened(piece.window.end)),
                 batch.seen,
                 len(batch.rows),
                 len(batch.rejects),
@@ -590,5 +645,13 @@ class Loader:
                 ON CONFLICT (source_id, stream)
                 DO UPDATE SET watermark = excluded.watermark, run_id = excluded.run_id, updated_at = excluded.updated_at
                 """,
-                (self.config.source_id, name, watermark, self.run_id, now),
+                (self.config.source_id, name, self._happened(watermark), self.run_id, now),
             )
+
+    def _happened(self, instant: datetime) -> datetime:
+        """The instant, or the platform's own present when that is earlier: what it has yet to stamp cannot have been read.
+
+        A window that ends at our now would claim the next five minutes of a platform whose clock is five minutes behind.
+        """
+        ahead = self._ahead()
+        return min(instant, self._started - ahead) if ahead else instant

@@ -58,13 +58,17 @@ class AuthError(PlatformError):
 
 
 class RateLimited(PlatformError):
-    """Too many calls. `retry_after` says in how many seconds the platform takes the next one, as far as it says so."""
+    """Too many calls. `retry_after` says in how many seconds the platform takes the next one, as far as it says so.
+
+    `of_account`: the limit is the account's, so that everybody who uses it waits; else it is one interface's.
+    """
 
     retry_after: float = 0
 
-    def __init__(self, *arguments: str, retry_after: float = 0, **details: Any) -> None:
+    def __init__(self, *arguments: str, retry_after: float = 0, of_account: bool = True, **details: Any) -> None:
         super().__init__(*arguments, **details)
         self.retry_after = retry_after
+        self.of_account = of_account
 
 
 class NotFound(PlatformError):
@@ -184,6 +188,7 @@ class Transport:
         self.clock_offset: float | None = (
             None  # seconds by which this machine is ahead of the last answer's Date header
         )
+        self._least_offset: float | None = None
         self._max_requests = max_requests
         self._deadline = time.monotonic() + max_seconds
         self._max_seconds = max_seconds
@@ -220,7 +225,7 @@ class Transport:
             )
         if answer.status_code >= 500:
             raise PlatformDown(self.platform, method, f"HTTP {answer.status_code}")
-        self.clock_offset = _clock_offset(answer.headers.get("Date"))
+        self._look_at_clock(answer.headers.get("Date"))
         return Answer(answer.status_code, answer.headers, body)
 
     def admit(self, method: str) -> None:
@@ -235,6 +240,15 @@ class Transport:
 
     def retry(self, attempt: Callable[[], T]) -> T:
         """Run `attempt` until it succeeds; PlatformDown and short RateLimited are tried again with growing, jittered pauses."""
+
+        def telling() -> T:
+            try:
+                return attempt()
+            except RateLimited as error:  # told with HTTP 200 or with 429: the other workers wait as well
+                if error.of_account:
+                    self.pause(error.retry_after)
+                raise
+
         runner = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_can_pass),
             wait=_pause,
@@ -242,7 +256,22 @@ class Transport:
             sleep=self._sleep,
             reraise=True,
         )
-        return runner(attempt)
+        return runner(telling)
+
+    def _look_at_clock(self, date: str | None) -> None:
+        self.clock_offset = _clock_offset(date)
+        if self.clock_offset is not None:
+            known = self._least_offset
+            self._least_offset = self.clock_offset if known is None else min(known, self.clock_offset)
+
+    @property
+    def ahead(self) -> timedelta:
+        """By how much our clock is surely ahead of the platform's; 0 when they agree or it does not tell.
+
+        The least of what the answers of this run said: one answer from a cache, with an old date, proves nothing.
+        """
+        offset = self._least_offset or 0.0
+        return timedelta(seconds=offset) if offset > CLOCK_TOLERANCE_SECONDS else timedelta(0)
 
     def pause(self, seconds: float) -> None:
         """The platform asked to wait: so do the other workers of this account."""
@@ -324,8 +353,8 @@ def _clock_offset(date_header: str | None) -> float | None:
     from email.utils import parsedate_to_datetime
 
     try:
-        return time.time() - parsedate_to_datetime(date_header).timestamp() if date_header else None
-    except ValueError:
+        return (dates.now() - parsedate_to_datetime(date_header)).total_seconds() if date_header else None
+    except (ValueError, TypeError):  # TypeError: a date without a zone
         return None
 
 
