@@ -31,6 +31,7 @@ class Control:
             ("GET", "/truth"): lambda _: truth(self.world),
             ("GET", "/people"): lambda _: {"people": people(self.world)},
             ("POST", "/reset"): self.reset,
+            ("POST", "/pos"): lambda _: self.world.tills.write(),
         }
 
     def answer(self, request: Request) -> Answer:
@@ -163,6 +164,7 @@ def truth(world: World) -> dict[str, Any]:
         "paid_orders_by_day": dict(sorted(paid_days.items())),
         "created_orders_by_day": dict(sorted(created_days.items())),
         "shops": {name: shop.truth(now) for name, shop in world.shops.items()},
+        "weibo": world.social.truth(now) if world.social else {},
         "experiment": {
             "purchase_base": settings.purchase_base,
             "purchase_treated": settings.purchase_treated,

@@ -69,6 +69,9 @@ class World:
         self.items = history.items
         self.people = history.people
         self.shops = Shops(history)
+        self.social: Any = None  # what happens on Weibo (weibo.py)
+        self.tills: Any = None  # the stores' back office (pos.py), and where it drops its files
+        self.drop_folder = Path("var/sandbox/pos")
         self.wechat_accounts: dict[str, Any] = {}  # by appid; they share one address for their tokens
         self.clock = Clock(history.end)
         self.buyers = [person for person in self.people if person.baskets]

@@ -91,12 +91,7 @@ class Client:
         status, answer = self.transport.fetch(
             verb, self.base_url + path, method=path, params=parameters, **({"json": body} if body is not None else {})
         )
-        try:
-            return read_answer(self.platform, path, status, answer, page)
-        except RateLimited as error:
-            if error.retry_after < DAY_LIMIT_SECONDS:  # a daily quota is one interface's, the minute is the account's
-                self.transport.pause(error.retry_after)
-            raise
+        return read_answer(self.platform, path, status, answer, page)
 
     def _obtain(self, _: Token | None) -> Token:
         """What `stable_token` answers now; it may be the token we have, with less time left."""
@@ -155,7 +150,7 @@ def to_error(platform: str, path: str, code: int) -> PlatformError:
         return PlatformDown(platform, path, f"the system is busy ({said})", code=code)
     if code == 45009:
         problem = f"the daily quota of this interface is used up ({said}); it opens again at midnight, China time"
-        return RateLimited(platform, path, problem, retry_after=DAY_LIMIT_SECONDS, code=code)
+        return RateLimited(platform, path, problem, retry_after=DAY_LIMIT_SECONDS, of_account=False, code=code)
     if code == 45011:
         problem = f"too many calls this minute ({said})"
         return RateLimited(platform, path, problem, retry_after=MINUTE_LIMIT_SECONDS, code=code)
