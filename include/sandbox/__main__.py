@@ -103,6 +103,7 @@ async def serve(given: argparse.Namespace) -> None:
     except OSError as error:
         fail(f"the data file cannot be read: {error}")
     world = World(history)
+    world.drop_folder = given.access_file.resolve().parent / "pos"
 
     def after_reset() -> None:
         if given.top_rate is not None:

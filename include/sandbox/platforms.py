@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 from .faults import Fault
 from .jd import Jd
 from .pages import Pages
+from .pos import Pos
 from .rest import Rest
 from .shopify import Shopify
 from .state import World
@@ -13,6 +14,7 @@ from .top import Top
 from .wechat_official import WechatOfficial
 from .wechat_pay import WechatPay
 from .wechat_store import WechatStore
+from .weibo import Weibo
 from .weidian import Weidian
 from .wire import Answer, Request
 from .woocommerce import WooCommerce
@@ -45,7 +47,9 @@ PLATFORMS: tuple[type[Any], ...] = (
     WechatOfficial,
     WechatPay,
     Pages,
+    Pos,
     WechatStore,
+    Weibo,
     Youzan,
     Weidian,
 )

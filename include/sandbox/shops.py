@@ -523,6 +523,9 @@ class _Maker:
         assert sale.paid_at is not None
         asked = sale.paid_at + chance.between(HOUR, 3 * DAY, name, "asked", rank)
         decided = asked + chance.between(HOUR, 40 * HOUR, name, "decided", rank)
+        if name == "pos":
+            asked = max(_while_open(asked), sale.paid_at + MINUTE)
+            decided = max(_while_open(decided), asked + MINUTE)
         sent = sale.shipped_at is None or asked > sale.shipped_at
         if kind == "full":
             assert sale.ended_at is not None
@@ -596,6 +599,12 @@ class _Maker:
         for number, customer in enumerate(customers):
             customer.number = 10_001 + number * 3
         return customers
+
+
+def _while_open(at: int) -> int:
+    """The instant moved into the opening hours of its day, 10:00 to 22:00; the order of instants stays."""
+    midnight = day_start(day_of(at))
+    return midnight + 10 * HOUR + (at - midnight) // 2
 
 
 def _share(lines: list[Line], goods: int, discount: int) -> None:

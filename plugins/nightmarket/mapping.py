@@ -42,6 +42,10 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("core.interactions", "core.follow_events", "core.message_events", "core.consents", *PEOPLE_TABLES),
     ),
     "social_stats": (("core/write/social_stats.sql",), ("core.social_stats_daily",)),
+    "posts": (("core/write/posts.sql",), ("core.social_posts",)),
+    "post_stats": (("core/write/post_stats.sql",), ("core.social_post_stats",)),
+    "comments": ((PEOPLE, "core/write/comments.sql"), ("core.social_comments", *PEOPLE_TABLES)),
+    "follower_sample": ((PEOPLE, "core/write/follower_sample.sql"), ("core.followers", *PEOPLE_TABLES)),
 }
 
 
@@ -101,6 +105,14 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         entity("wechat_store", "customers", "members"),
         entity("wechat_store", "products", "products"),
         entity("wechat_store", "coupons", "coupons"),
+    ),
+    "weibo": (
+        entity("weibo", "posts", "posts"),
+        entity("weibo", "post_stats", "post_stats"),
+        entity("weibo", "comments", "comments"),
+        entity("weibo", "comments", "mentions", file="mentions"),
+        entity("weibo", "follower_sample", "followers", file="followers"),
+        entity("weibo", "social_stats", "account", file="account"),
     ),
     "own_pages": (entity("own_pages", "events", "events", folder="events"),),
     "rest": (  # streams of a declared source are named after what they hold

@@ -670,7 +670,7 @@ def test_a_day_without_its_file_is_a_clear_failure(
     folder = declare(SIMPLE, expect="daily")
     deliver(folder, "20260313", "A1,done,2026-03-13 10:00,30,,1\n", "A1,S1,10,1\n")
     with pytest.raises(
-        BadPayload, match=r"till, orders: no lines file for 2026-03-14|till, orders: no orders file for 2026-03-14"
+        BadPayload, match=r"till, orders: no orders file and no lines file for 2026-03-14; ask"
     ):
         land()
     assert rows(db, "SELECT count(*) FROM raw.records") == [(1,)], "what is there was read"

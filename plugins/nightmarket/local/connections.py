@@ -39,6 +39,13 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "login": access["wechat_store"]["appid"],
             "password": access["wechat_store"]["secret"],
         },
+        "weibo_brand": {
+            "conn_type": "http",
+            "host": access["weibo"]["base_url"],
+            "login": access["weibo"]["app_key"],
+            "password": access["weibo"]["access_token"],
+            "extra": {"uid": access["weibo"]["uid"]},
+        },
         "wechat_pay": {
             "conn_type": "nightmarket_wechat_pay",
             "host": pay["base_url"],
@@ -102,6 +109,7 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "password": access["weidian"]["secret"],
         },
     }
+    connections["pos_stores"] = {"conn_type": "nightmarket_files", "extra": {"folder": access["pos"]["folder"]}}
     return {
         f"AIRFLOW_CONN_{name.upper()}": json.dumps(value, ensure_ascii=False) for name, value in connections.items()
     }

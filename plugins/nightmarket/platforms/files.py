@@ -284,7 +284,7 @@ class Feed:
                     *role.table.personal,
                     *(role.table.keep if role.table.keep != "*" else columns),
                 }
-        return sorted(set(columns) - told)
+        return [column for column in columns if column not in told]
 
     def classify(self, path: str) -> tuple[str, Name] | None:
         """(pattern, what the name says) of a file of this stream, or None."""
@@ -718,8 +718,9 @@ def _first_gap(
         gaps += [(day, role.part) for day in wanted if day not in days and day not in client.options.closed][:1]
     if not gaps:
         return None, plan.until
-    day, part = min(gaps)
-    words = f"no {part} file for {day}; ask for it, or list the day under `closed` if there was no business"
+    day = min(day for day, _ in gaps)
+    parts = " and ".join(f"no {part} file" for first, part in gaps if first == day)
+    words = f"{parts} for {day}; ask for it, or list the day under `closed` if there was no business"
     return words, dates.day_start(day, feed.zone)
 
 
