@@ -10,6 +10,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
@@ -136,8 +137,10 @@ class Rest:
     def _stall(self, request: Request, now: float, fault: Fault | None) -> Row:
         self._verify_stall(request, now, fault)
         name, query = request.path.removeprefix(STALL), request.query
-        if request.method != "GET" or name not in self.lists:
+        if request.method not in ("GET", "POST") or name not in self.lists:
             raise StallError(4040, "没有这个接口")
+        if request.method == "POST":  # the same parameters, as JSON or as a form
+            query = self._parameters(request)
         size = query.get("limit", "20")
         if not size.isdigit() or not 1 <= int(size) <= STALL_PAGE:
             raise StallError(4000, f"limit 应在 1 和 {STALL_PAGE} 之间")
@@ -159,6 +162,18 @@ class Rest:
             "has_more": has_more,
         }
 
+    @staticmethod
+    def _parameters(request: Request) -> dict[str, str]:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return request.form
+        try:
+            body = request.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise StallError(4000, "请求体应为 JSON 对象")
+        return {name: str(value) for name, value in body.items()}
+
     def _verify_stall(self, request: Request, now: float, fault: Fault | None) -> None:
         headers = request.headers
         at, nonce = headers.get("x-stall-time", ""), headers.get("x-stall-nonce", "")
@@ -166,7 +181,8 @@ class Rest:
             raise StallError(4003, "未知的应用")
         if not at.isdigit() or abs(int(at) - now) > TOLERANCE:
             raise StallError(4002, "时间戳与服务器时间相差过大")
-        text = "\n".join((request.method, request.path, request.query_string, at, nonce))
+        body = sha256(request.body).hexdigest()
+        text = "\n".join((request.method, request.path, request.query_string, at, nonce, body))
         wanted = hmac.new(self.secret.encode(), text.encode(), "sha256").hexdigest()
         if not hmac.compare_digest(wanted.encode(), headers.get("x-stall-sign", "").encode()):
             raise StallError(4001, "签名错误")
@@ -290,6 +306,11 @@ class Rest:
             return self._new_token(request, now)
         self._verify_bazaar(request, now, fault)
         name, query = request.path.removeprefix(BAZAAR), request.query
+        if request.method == "GET" and name.startswith("orders/"):
+            sale = self.shop.sale(int(name[7:]), now) if name[7:].isdigit() else None
+            if sale is None:
+                raise BazaarError(404, "no such order")
+            return json_answer({"order": self.bazaar_orders(sale, now)})
         if request.method != "GET" or name not in ("orders", "reviews", "customers", "articles"):
             raise BazaarError(404, "no such resource")
         start, end = 0.0, float(1 << 40)
@@ -307,6 +328,8 @@ class Rest:
         )
         part = found[offset : offset + size]
         shown = self._spoil(fault, name, [getattr(self, f"bazaar_{name}")(thing, now) for _, _, thing in part])
+        if query.get("view") == "brief":
+            shown = [{key: value for key, value in row.items() if key in ("number", "changed_on")} for row in shown]
         following = None
         if offset + size < len(found):
             kept = {key: value for key, value in query.items() if key not in ("page", "offset", "limit", "api_key")}

@@ -378,7 +378,14 @@ class Shopify:
         return spoil_rows(
             fault,
             rows,
-            ids=("id", "customer.id", "line_items.id", "line_items.product_id", "refunds.id", "variants.id"),
+            ids=(
+                "id",
+                "customer.id",
+                "line_items.id",
+                "line_items.product_id",
+                "fulfillments.line_items.id",
+                "refunds.id",
+            ),
             nullable=nullable[name],
             required=("id",),
             texts=texts[name],
@@ -400,6 +407,7 @@ def fulfilment(sale: Sale, now: float) -> Row:
         "tracking_number": f"SF{sale.order_id % 10**12:012d}",
         "shipment_status": "delivered" if is_signed else "in_transit",
         "updated_at": iso(sale.ended_at if is_signed and sale.ended_at else sale.shipped_at),
+        "line_items": [{"id": line_id(sale, index), "quantity": line.num} for index, line in enumerate(sale.lines)],
     }
 
 
