@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from .control import Control
-from .faults import TRANSPORT, Fault, clock_of, take
+from .faults import TRANSPORT, Fault, clock_of, give_back, take
 from .platforms import Platform
 from .state import World
 from .wire import Answer, Request, json_answer
@@ -57,11 +57,15 @@ class App:
         fault = take(self.world.faults, platform.platform, method)
         if fault is None:
             return platform.answer(request, None)
-        self.world.counters.faults[platform.platform][fault.kind] += 1
         if fault.kind not in TRANSPORT:
             answer = platform.answer(request, fault)
+            if fault.is_idle:
+                give_back(fault)
+            else:
+                self.world.counters.faults[platform.platform][fault.kind] += 1
             answer.headers.setdefault("date", _http_date(clock_of(fault, self.world.now())))
             return answer
+        self.world.counters.faults[platform.platform][fault.kind] += 1
         return await self._misbehave(platform, request, fault)
 
     async def _misbehave(self, platform: Platform, request: Request, fault: Fault) -> Answer:

@@ -70,6 +70,7 @@ class Fault:
     times: int = 1  # how often it fires; -1 = until it is taken away
     after: int = 0  # good answers before that
     seconds: float = 5.0
+    is_idle: bool = False  # it found nothing to spoil in this answer: it has not happened, and stays for a later one
 
     def matches(self, platform: str, method: str) -> bool:
         return self.platform == platform and (fnmatchcase(method, self.method) or method.endswith("/" + self.method))
@@ -106,8 +107,15 @@ def take(faults: list[Fault], platform: str, method: str) -> Fault | None:
             continue
         if fault.times > 0:
             fault.times -= 1
+        fault.is_idle = False
         return fault
     return None
+
+
+def give_back(fault: Fault) -> None:
+    """The fault found nothing to spoil: it did not fire."""
+    if fault.times >= 0:
+        fault.times += 1
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
@@ -115,6 +123,7 @@ def take(faults: list[Fault], platform: str, method: str) -> Fault | None:
 Row = dict[str, Any]
 T = TypeVar("T")
 EMOJI = "😀𠮷"  # both need 4 bytes in UTF-8 and two units in UTF-16
+PAGE_KINDS = ("duplicate_page", "empty_last_page", "ids_as_numbers", "null_fields", "missing_fields", "emoji")
 SHIFTED = 3  # rows that shifting_page modifies before it answers
 
 
@@ -133,7 +142,10 @@ def spoil_rows(
     fields that a platform may send as null without harm; required: the first row loses the first of them it has; texts:
     names and free texts. Other faults, and none, leave the rows alone. The rows given are never changed.
     """
-    if fault is None or not rows:
+    if fault is None:
+        return rows
+    if not rows:
+        fault.is_idle = fault.kind in PAGE_KINDS
         return rows
     if fault.kind == "duplicate_page":
         return rows + rows
@@ -193,6 +205,7 @@ def shift_rows(fault: Fault | None, found: Sequence[T], touch: Callable[[T, floa
         return False
     for row in found[:SHIFTED]:
         touch(row, now)
+    fault.is_idle = not found
     return bool(found)
 
 
@@ -203,4 +216,7 @@ def clock_of(fault: Fault | None, now: float) -> float:
 
 def emptied(fault: Fault | None, rows: list[Row]) -> list[Row]:
     """For empty_last_page: no rows, although the caller's cursor, count or has_more still promises some."""
-    return [] if fault is not None and fault.kind == "empty_last_page" else rows
+    if fault is None or fault.kind != "empty_last_page":
+        return rows
+    fault.is_idle = not rows
+    return []

@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 
 from .clock import MINUTE, ClockError, parse_iso
-from .faults import Fault
+from .faults import Fault, clock_of, emptied, spoil_rows
 from .state import LINK_HOST, World
 from .wire import Answer, Request, json_answer
 
@@ -41,7 +41,7 @@ class Pages:
 
     def answer(self, request: Request, fault: Fault | None) -> Answer:
         try:
-            self._verify(request)
+            self._verify(request, fault)
             if request.path != "/pages/events":
                 raise PagesError(404, "not_found", f"there is nothing at {request.path}")
             return json_answer(self.events(request, fault))
@@ -49,14 +49,20 @@ class Pages:
             self.world.counters.refused[self.platform][error.body["error"]["code"]] += 1
             return json_answer(error.body, error.status)
 
-    def _verify(self, request: Request) -> None:
+    def _verify(self, request: Request, fault: Fault | None) -> None:
         if request.method != "GET":
             raise PagesError(405, "method_not_allowed", "only GET")
+        if fault and fault.kind == "call_limit":
+            raise PagesError(429, "too_many_calls", "too many calls")
+        if fault and fault.kind == "platform_busy":
+            raise PagesError(503, "busy", "try again later")
+        if fault and fault.kind in ("expired_token", "revoked_token"):
+            raise PagesError(401, "unknown_key", "this key was taken away")
         headers = request.headers
         timestamp = headers.get("x-pages-timestamp", "")
         if headers.get("x-pages-key") != self.key_id:
             raise PagesError(401, "unknown_key", "X-Pages-Key is missing or unknown")
-        if not timestamp.isdigit() or abs(int(timestamp) - self.world.now()) > TOLERANCE:
+        if not timestamp.isdigit() or abs(int(timestamp) - clock_of(fault, self.world.now())) > TOLERANCE:
             raise PagesError(401, "stale_timestamp", "X-Pages-Timestamp is missing or more than 5 minutes off")
         wanted = signature(self.secret, request.method, request.raw_path, timestamp)
         if not hmac.compare_digest(wanted.encode(), headers.get("x-pages-signature", "").encode()):
@@ -74,10 +80,18 @@ class Pages:
         found = self.world.archive.between(since, until)
         start = (int(page) - 1) * int(size)
         part = found[start : start + int(size)]
+        part = spoil_rows(
+            fault,
+            part,
+            ids=("event_id",),
+            nullable=("data.email", "data.language"),
+            required=("event_id",),
+            texts=("data.name", "data.comment"),
+        )
+        if start or start + int(size) < len(found):  # an empty page must be one that was promised
+            part = emptied(fault, part)
         if fault and part:
-            if fault.kind == "duplicate_page":
-                part = part + part
-            elif fault.kind == "missing_id":
+            if fault.kind == "missing_id":
                 part = [{name: value for name, value in part[0].items() if name != "event_id"}, *part[1:]]
             elif fault.kind == "bad_value":
                 part = [part[0] | {"received_at": "not a time"}, *part[1:]]

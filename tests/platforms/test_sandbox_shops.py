@@ -3,12 +3,13 @@
 import itertools
 import sys
 from collections import Counter, defaultdict
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from sandbox_client import RawClient
 
 from sandbox_process import Sandbox
 
@@ -332,3 +333,15 @@ def test_the_other_helpers(history: History) -> None:
     assert clock_of(Fault("jd", "*", "emoji", seconds=300), now) == now == clock_of(None, now)
     assert emptied(Fault("jd", "*", "empty_last_page"), ROWS) == []
     assert emptied(None, ROWS) is ROWS
+
+
+def test_a_fault_that_finds_nothing_to_spoil_has_not_happened(sandbox: Sandbox) -> None:
+    """It stays for the first answer that has rows, and the counters do not tell of it."""
+    fault = {"platform": "own_pages", "kind": "duplicate_page", "times": 1}
+    sandbox.control("POST", "/faults", {"faults": [fault]})
+    raw = RawClient(sandbox.access)
+    assert raw.events(raw.now() - timedelta(days=3000), raw.now() - timedelta(days=2999)).json()["events"] == []
+    assert "own_pages" not in sandbox.control("GET", "/counters")["faults_fired"]
+    rows = raw.events(raw.now() - timedelta(days=3), raw.now(), size=2).json()["events"]
+    assert len(rows) == 4
+    assert sandbox.control("GET", "/counters")["faults_fired"]["own_pages"] == {"duplicate_page": 1}

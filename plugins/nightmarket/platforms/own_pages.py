@@ -138,14 +138,20 @@ def event_slices(client: Client, plan: Plan) -> Iterator[Slice]:
 
 
 def _fresh_page(client: Client, window: Window, page: int, seen: set[str]) -> Record:
-    """A page that brings nothing an earlier page brought: one that does stands in the place of another, which would be lost."""
+    """A page with events that no earlier page brought: anything else stands in the place of another page, which would be lost."""
+    problem = ""
     for _ in range(MAX_REPEATS):
         answer = client.events(window.start, window.end, page)
         names = {name for event in answer["events"] if (name := STREAM.record_key(event)) is not None}
-        if not names & seen:
+        promised = page > 1 or bool(answer.get("has_more"))
+        if names & seen:
+            problem = "repeats events of an earlier page"
+        elif promised and not answer["events"]:
+            problem = "is empty although there are more events"
+        else:
             seen |= names
             return answer
-    raise BadPayload(NAME, EVENTS, f"page {page} repeats events of an earlier page")
+    raise BadPayload(NAME, EVENTS, f"page {page} {problem}")
 
 
 def _received_at(record: Record) -> datetime | None:
