@@ -9,6 +9,7 @@ streams AS (
     SELECT b.source_id, b.stream FROM raw.batches AS b
     UNION
     SELECT c.source_id, c.stream FROM raw.cursors AS c
+    WHERE c.stream NOT LIKE '%%:final'  -- how far a platform's own figures are final, which it decides
 ),
 behind AS (
     SELECT s.source_id, s.stream, c.watermark

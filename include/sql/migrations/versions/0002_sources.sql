@@ -161,6 +161,17 @@ CREATE TABLE core.social_stats_daily (
     PRIMARY KEY (source_id, stat_date, report, dimension, metric)
 );
 
+-- The tags an account puts on its followers. One row per source and tag.
+CREATE TABLE core.social_tags (
+    source_id text NOT NULL,
+    tag_id text NOT NULL,
+    name text NOT NULL,
+    follower_count bigint NOT NULL,                  -- at the end of stat_date
+    stat_date date NOT NULL,
+    batch_id bigint NOT NULL,
+    PRIMARY KEY (source_id, tag_id)
+);
+
 ------------------------------------------------------------------------------------------------------------------ ops
 -- Access tokens shared by all workers. One row per account and token; the value is encrypted.
 CREATE TABLE ops.tokens (
@@ -197,7 +208,7 @@ GRANT USAGE ON SCHEMA raw TO nightmarket_receiver;
 GRANT INSERT ON raw.pushes, raw.push_refusals TO nightmarket_receiver;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON
     raw.pushes, raw.push_refusals, raw.files, raw.fields, core.customers, core.shop_coupons, core.social_posts, core.social_post_stats,
-    core.social_comments, core.social_stats_daily, ops.tokens, ops.pace, ops.calls TO nightmarket_etl;
+    core.social_comments, core.social_stats_daily, core.social_tags, ops.tokens, ops.pace, ops.calls TO nightmarket_etl;
 DO $$
 BEGIN
     IF current_setting('server_version_num')::integer >= 170000 THEN  -- ANALYZE by a role that is not the owner
@@ -206,5 +217,5 @@ BEGIN
 END $$;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA raw TO nightmarket_etl;
 GRANT SELECT ON core.customers, core.shop_coupons, core.social_posts, core.social_post_stats, core.social_comments,
-    core.social_stats_daily, ops.pace, ops.calls, raw.fields, raw.files, raw.push_refusals TO nightmarket_reader;
+    core.social_stats_daily, core.social_tags, ops.pace, ops.calls, raw.fields, raw.files, raw.push_refusals TO nightmarket_reader;
 GRANT SELECT (source_id, received_at) ON raw.pushes TO nightmarket_reader;  -- that something arrived, not what
