@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 # Shops and accounts that are read page by page; rest is the platform declared in YAML.
 SHOPS = ("taobao", "jd", "youzan", "weidian", "wechat_store", "shopify", "woocommerce")
 LISTS = (*SHOPS, "wechat_official", "weibo", "rest", "own_pages")
-PUSHING = ("jd", "youzan", "wechat_official")
+PUSHING = ("youzan", "wechat_official")
 PLATFORMS = (*LISTS, "wechat_pay", "smtp")
 # Kinds every HTTP platform knows (app.py carries them out) ...
 TRANSPORT = {

@@ -55,6 +55,7 @@ NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # the end of a token whose end nobody 
 REFRESH_SPAN = timedelta(hours=24)  # JD renews a token only in the last day before its end
 REFRESH_AGAIN = timedelta(minutes=15)  # a renewal that failed while the old token is still good
 
+REFRESH_CALL = "oauth2/refresh_token"
 ORDERS_METHOD = "jingdong.pop.order.search"
 DETAIL_METHOD = "jingdong.pop.order.get"
 SHOP_METHOD = "jingdong.vender.shop.query"
@@ -165,6 +166,7 @@ class Client:
     transport: Transport
     options: Options
     page_sizes: Mapping[str, int]
+    notes: list[str] = field(default_factory=list)  # what a person should know although the calls still work
 
     def call(self, method: str, parameters: Parameters, page: int | None = None) -> Record:
         """The content of `<method>_responce`, retried while that makes sense; a refused token is renewed once.
@@ -195,11 +197,7 @@ class Client:
         status, body = self.transport.fetch("POST", self.gateway_url, method=method, data=form)
         if status != 200:
             raise Refused(NAME, method, f"HTTP {status}; check the gateway address (host of the connection)")
-        try:
-            return read_answer(method, body, page)
-        except RateLimited as error:
-            self.transport.pause(error.retry_after)
-            raise
+        return read_answer(method, body, page)
 
     # -- the token
     def _token(self, bad: str = "") -> str:
@@ -208,28 +206,28 @@ class Client:
         return self.transport.tokens.get(f"jd/{self.app_key}/{granted}", partial(self._obtain, bad), bad=bad).value
 
     def _obtain(self, bad: str, last: Token | None) -> Token:
-        """The connection's token, or the renewal of the last one when that ends within a day or was refused."""
+        """The connection's token, or the renewal of the last one when that ends within a day or was refused.
+
+        A renewal that fails while the old token is still good fails no run: it is tried again later, and `check` tells.
+        """
         token = last or self.granted
         now = dates.now()
         ends_at = token_end(token)
         if ends_at <= now:
-            ended = to_text(ends_at)
-            raise AuthError(
-                NAME,
-                "oauth2/refresh_token",
-                f"the access token ended at {ended} and JD renews no ended one; {REAUTHORISE}",
-            )
+            problem = f"the access token ended at {to_text(ends_at)} and JD renews no ended one; {REAUTHORISE}"
+            raise AuthError(NAME, REFRESH_CALL, problem)
         if last is None and token.value != bad and token.expires_at > now + TOKEN_AHEAD:
             return token
         try:
             return self.transport.retry(lambda: self._refresh(token))
-        except (PlatformDown, RateLimited):
+        except (PlatformDown, RateLimited, BadPayload, AuthError) as error:
             if bad:
                 raise
-            return replace(token, expires_at=now + TOKEN_AHEAD + REFRESH_AGAIN)  # still good: go on and ask again later
+            self.notes.append(f"the access token ends at {to_text(ends_at)} and could not be renewed: {error.problem}")
+            return replace(token, expires_at=now + TOKEN_AHEAD + REFRESH_AGAIN)
 
     def _refresh(self, token: Token) -> Token:
-        method = "oauth2/refresh_token"
+        method = REFRESH_CALL
         refresh_token = token.extra.get("refresh_token")
         if not refresh_token:
             raise AuthError(
@@ -321,7 +319,7 @@ def judge(method: str, result: Record) -> None:
 
 
 def _said(code: object, words: object) -> str:
-    """ "JD code 19, Invalid access_token"; words that may hold more than a fixed English sentence are left out."""
+    """JD's code and its English words; words that may hold more than a fixed sentence are left out."""
     text = str(words or "")
     is_fixed = bool(SAFE_WORDS.fullmatch(text)) and not re.search(r"\d{5}", text)
     return f"JD code {code if code is not None else 'missing'}" + (f", {text}" if is_fixed else "")
@@ -742,4 +740,6 @@ def check(client: Client, names: Sequence[str]) -> Check:
         "items": lambda: next(_items("modified", client, window), None),
     }
     problems = probe({stream: call for stream, call in calls.items() if stream in names})
+    if client.notes:
+        problems["token"] = client.notes[-1]
     return Check(account=f"shop {name or '(without a name)'}", clock_offset=offset, problems=problems)
