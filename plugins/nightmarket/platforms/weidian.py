@@ -240,7 +240,7 @@ TRADES = Stream(
     overlap=timedelta(hours=1),
     window=timedelta(days=7),
     priority=1,
-    required=("status", "detail.items"),
+    required=("status", "detail.total", "detail.items.item_id"),
     backfill=backfill_by_window(trade_pages, largest=LONGEST_WINDOW),
 )
 STREAMS: Mapping[str, Stream] = {TRADES.name: TRADES}

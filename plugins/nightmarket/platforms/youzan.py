@@ -163,7 +163,6 @@ class Client:
             return read_answer(api, status, answer, page)
         except RateLimited as error:
             error.retry_after = next(waits, BACK_OFF_SECONDS[-1])
-            self.transport.pause(error.retry_after)
             raise
 
     def token(self, bad: str = "") -> Token:
@@ -519,7 +518,12 @@ TRADES = Stream(
     overlap=timedelta(hours=1),
     window=timedelta(days=7),
     priority=1,
-    required=("full_order_info.order_info.status", "full_order_info.orders"),
+    required=(
+        "full_order_info.order_info.status",
+        "full_order_info.order_info.update_time",
+        "full_order_info.pay_info.payment",
+        "full_order_info.orders.item_id",
+    ),
     backfill=backfill_by_window(trade_pages, largest=LONGEST_WINDOW),
 )
 REFUNDS = Stream(
@@ -532,7 +536,7 @@ REFUNDS = Stream(
     overlap=timedelta(hours=1),
     window=timedelta(days=7),
     priority=1,
-    required=("tid", "status"),
+    required=("tid", "status", "refund_fee", "modified"),
     backfill=backfill_by_window(refund_pages),
 )
 CUSTOMERS = Stream(
@@ -543,7 +547,7 @@ CUSTOMERS = Stream(
     personal={"mobile": "phone", "show_name": "name", "name": "name", "avatar": "portrait"},
     overlap=timedelta(hours=1),
     priority=2,
-    required=("yz_open_id",),
+    required=("is_member", "created_at"),
     backfill=backfill_by_window(customer_pages, part="created"),
 )
 COUPONS = Stream(
