@@ -246,15 +246,14 @@ class Account:
         ).fetchone()
         if row is None:
             return None, dates.now()
-        key_id, _, blob = bytes(row["value"]).partition(b":")
-        content = orjson.loads(self._keys_of_vault.decrypt(self._label(name), key_id.decode(), blob))
+        content = orjson.loads(self._keys_of_vault.open(self._label(name), bytes(row["value"])))
         if content["keys"] != self._keys:  # somebody has changed the connection: its tokens belong to the old keys
             return None, row["updated_at"]
         return Token(content["value"], row["expires_at"], content["extra"]), row["updated_at"]
 
     def _write(self, name: str, token: Token) -> None:
         content = orjson.dumps({"value": token.value, "extra": dict(token.extra), "keys": self._keys}).decode()
-        key_id, blob = self._keys_of_vault.encrypt(self._label(name), content)
+        sealed = self._keys_of_vault.seal(self._label(name), content)
         with self._db.transaction():
             self._db.execute("SET LOCAL synchronous_commit = on")  # a refresh token is often good for one use only
             self._db.execute(
@@ -263,7 +262,7 @@ class Account:
                 ON CONFLICT (account, name)
                 DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, updated_at = excluded.updated_at
                 """,
-                (self.name, name, key_id.encode() + b":" + blob, token.expires_at, dates.now()),
+                (self.name, name, sealed, token.expires_at, dates.now()),
             )
 
     def _label(self, name: str) -> str:

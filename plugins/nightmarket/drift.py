@@ -19,6 +19,7 @@ JSON_TYPES = {str: "string", int: "number", float: "number", bool: "boolean", ty
 NESTED = (dict, list)
 DATA_IN_NAME = re.compile(r"\d{5}|@|^.{100}")  # a map from ids or people to things: its keys are data, not fields
 Shape = tuple[str, tuple[str, ...], tuple[type, ...]]
+FieldSeen = tuple[str, str, bool]  # path, JSON types it has had, is it required
 
 
 class FieldWatch:
@@ -26,14 +27,13 @@ class FieldWatch:
 
     def __init__(self, source_id: str, stream: str, required: Iterable[str], known: Mapping[str, str]) -> None:
         self._names = (source_id, stream)
-        self._required = {path.replace("[]", "") for path in required}
+        self._required = plain(required)
         self._missing = set(self._required)  # required and not seen in this run
         self._known = {path: set(types.split("|")) for path, types in known.items()}
         self._is_first_load = not known
         self._shapes: dict[Shape, tuple[str, ...]] = {}  # -> the nested fields of such a record
         self._seen: dict[str, set[str]] = {}  # path -> JSON types, in this run
-        self._written: dict[str, set[str]] = {}
-        self._is_judged = False
+        self._taken: dict[str, set[str]] = {}
 
     @classmethod
     def open(
@@ -83,46 +83,60 @@ class FieldWatch:
                 found.append(f"{path} (now {' or '.join(sorted(other))})")
         return found
 
-    def write(self, connection: psycopg.Connection[Row], started_at: datetime) -> None:
-        """Note what was seen, in the caller's transaction. `started_at` of the run: what a run has seen, it saw at once."""
-        if not self._is_judged:
-            connection.execute(
-                "UPDATE raw.fields SET is_required = NOT is_required"
-                " WHERE source_id = %s AND stream = %s AND is_required <> (path = ANY(%s::text[]))",
-                (*self._names, sorted(self._required)),
-            )
-            self._is_judged = True
+    def take(self) -> list[FieldSeen]:
+        """What was seen since the last time and is to be written (write_fields)."""
         seen = dict(self._seen)
         for path in self._required - self._missing:  # also those that lie deeper than we look
             seen.setdefault(path, {"object"})
         for path in self._missing:
             seen.pop(path, None)  # it is null, which is not there
-        fresh = {path: types for path, types in seen.items() if not types <= self._written.get(path, set())}
-        if not fresh:
-            return
-        types_of = [("|".join(sorted(self._all_types(path, types)))) for path, types in fresh.items()]
-        connection.execute(
-            """
-            INSERT INTO raw.fields AS f (source_id, stream, path, json_type, is_required, first_seen_at, last_seen_at)
-            SELECT %s, %s, k.path, k.json_type, k.is_required, %s, %s
-            FROM unnest(%s::text[], %s::text[], %s::boolean[]) AS k (path, json_type, is_required)
-            ORDER BY k.path
-            ON CONFLICT (source_id, stream, path) DO UPDATE
-            SET json_type = excluded.json_type, is_required = excluded.is_required, last_seen_at = excluded.last_seen_at
-            """,
-            (
-                *self._names,
-                started_at,
-                started_at,
-                list(fresh),
-                types_of,
-                [path in self._required for path in fresh],
-            ),
-        )
-        self._written |= {path: set(types) for path, types in fresh.items()}
+        fresh = {path: set(types) for path, types in seen.items() if not types <= self._taken.get(path, set())}
+        rows = [(path, self._all_types(path, types), path in self._required) for path, types in sorted(fresh.items())]
+        self._taken |= fresh
+        return rows
 
-    def _all_types(self, path: str, types: set[str]) -> set[str]:
-        return (types | self._known.get(path, set()) | self._written.get(path, set())) - {"null"} or {"null"}
+    def _all_types(self, path: str, types: set[str]) -> str:
+        known = self._known.get(path, set()) | self._taken.get(path, set())
+        return "|".join(sorted((types | known) - {"null"})) or "null"
+
+
+def write_fields(
+    connection: psycopg.Connection[Row], source_id: str, stream: str, seen: list[FieldSeen], started_at: datetime
+) -> None:
+    """Note fields in the caller's transaction. `started_at` of the run: what a run has seen, it saw at once."""
+    if not seen:
+        return
+    connection.execute(
+        """
+        INSERT INTO raw.fields AS f (source_id, stream, path, json_type, is_required, first_seen_at, last_seen_at)
+        SELECT %(source_id)s, %(stream)s, k.path, k.json_type, k.is_required, %(at)s, %(at)s
+        FROM unnest(%(paths)s::text[], %(types)s::text[], %(required)s::boolean[]) AS k (path, json_type, is_required)
+        ON CONFLICT (source_id, stream, path) DO UPDATE
+        SET json_type = excluded.json_type, is_required = excluded.is_required, last_seen_at = excluded.last_seen_at
+        """,
+        {
+            "source_id": source_id,
+            "stream": stream,
+            "at": started_at,
+            "paths": [path for path, _, _ in seen],
+            "types": [types for _, types, _ in seen],
+            "required": [is_required for _, _, is_required in seen],
+        },
+    )
+
+
+def mark_required(connection: psycopg.Connection[Row], source_id: str, stream: str, required: Iterable[str]) -> None:
+    """Note which fields our code requires today: what it does not require any more stops nobody."""
+    connection.execute(
+        "UPDATE raw.fields SET is_required = NOT is_required"
+        " WHERE source_id = %s AND stream = %s AND is_required <> (path = ANY(%s::text[]))",
+        (source_id, stream, sorted(plain(required))),
+    )
+
+
+def plain(paths: Iterable[str]) -> set[str]:
+    """Dotted paths without the marks of lists."""
+    return {path.replace("[]", "") for path in paths}
 
 
 def _holds(node: Any, parts: list[str]) -> bool:

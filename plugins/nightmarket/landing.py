@@ -7,26 +7,42 @@ before they are written.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import psycopg
+from psycopg.rows import tuple_row
 
 from nightmarket import dates
 from nightmarket.accounts import Account
 from nightmarket.dates import Window
-from nightmarket.drift import FieldWatch
+from nightmarket.drift import FieldSeen, FieldWatch, mark_required, write_fields
 from nightmarket.platforms.base import LimitReached, Plan, Record, Slice, Stream, TakenFile, Transport, Unusable
 from nightmarket.privacy import Keyring, Tokenizer, store_secrets
 from nightmarket.settings import Credentials, credentials, get_settings
 from nightmarket.sources import SourceConfig, StreamConfig, source
-from nightmarket.warehouse import Row, connect, copy_rows, run_sql, session_lock
+from nightmarket.warehouse import (
+    COPY_NULL,
+    Row,
+    connect,
+    copy_bytea,
+    copy_lines,
+    copy_text,
+    run_sql,
+    session_lock,
+)
 
-BATCH_BYTES = 8 * 1024 * 1024  # of JSON in one transaction: 20-50 pages; a larger batch is not faster, only bigger
-BATCH_RECORDS = 5_000
+BATCH_BYTES = 4 * 1024 * 1024  # of JSON in one transaction; a larger batch is not faster, only bigger
+BATCH_RECORDS = 3_000
+BATCH_SEEN = 50_000  # unchanged ones included
+LOOKED_UP_AT_ONCE = 500  # records whose current versions are asked for in one query
+RECORD_COLUMNS = (
+    "batch_id", "source_id", "stream", "record_key", "payload", "content_hash", "occurred_at", "observed_at", "run_id",
+)  # fmt: skip
 ANALYZE_FROM = 5_000  # new versions in one run
 KNOWN_TOKENS = 200_000  # tokens this process knows to be in the vault
 REREAD_DAYS = 14  # windows with records without an id are read again for as long
@@ -94,15 +110,62 @@ class Batch:
     rejects: list[tuple[str, bytes, str | None]] = field(default_factory=list)  # reason, payload, key or None
     good_keys: list[str] = field(default_factory=list)  # of usable records, unchanged ones included
     secrets: dict[str, str] = field(default_factory=dict)
+    fields: list[FieldSeen] = field(default_factory=list)  # not noted in this run yet
     bytes: int = 0
     seen: int = 0
 
     def is_full(self) -> bool:
-        return self.bytes >= BATCH_BYTES or len(self.rows) >= BATCH_RECORDS
+        return self.bytes >= BATCH_BYTES or len(self.rows) >= BATCH_RECORDS or self.seen >= BATCH_SEEN
 
 
 class _Limit(Exception):
     """`limit` records were seen."""
+
+
+class Behind:
+    """Writes the batches of one slice, in order and one at a time, while the loader reads on.
+
+    A small slice has one batch, and no thread and no second connection. What `begin` could not write is raised by the next call.
+    """
+
+    def __init__(self, loader: "Loader", piece: Slice) -> None:
+        self._loader, self._piece = loader, piece
+        self._first_batch: int | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._pending: Future[int] | None = None
+        self._open = ExitStack()
+
+    def begin(self, batch: Batch) -> None:
+        """Hand a full batch over; waits for the one before."""
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, "nightmarket-landing")
+            self._loader._out = self._open.enter_context(
+                connect(autocommit=True, application_name="nightmarket-landing")
+            )
+        self._wait()
+        self._loader._under_way = batch
+        self._pending = self._worker.submit(self._loader._write, self._piece, batch)
+
+    def finish(self, batch: Batch) -> None:
+        """Write the last batch of the slice, and its cursors with it."""
+        self._wait()
+        self._loader._write(self._piece, batch, first_batch=self._first_batch, is_last=True)
+
+    def close(self) -> None:
+        """Let what was handed over be committed, also when reading failed: the next run need not read it again."""
+        try:
+            self._wait()
+        finally:
+            if self._worker is not None:
+                self._worker.shutdown()
+            self._loader._out, self._loader._under_way = self._loader.connection, Batch()
+            self._open.close()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            written = pending.result()
+            self._first_batch = self._first_batch or written
 
 
 def land(
@@ -264,6 +327,8 @@ class Loader:
         self._has_keyed_rejects: bool | None = None  # None: not looked yet
         self._names = (config.source_id, stream.name)
         self._started = dates.now()
+        self._out = connection  # the connection that writes: one write at a time, see Behind
+        self._under_way = Batch()  # being written: its rows are not in raw.heads yet
         self._ahead = ahead  # by how much our clock is ahead of the platform's, as far as its answers have told
         self._fields = FieldWatch.open(connection, *self._names, stream.required)
 
@@ -368,24 +433,35 @@ class Loader:
     # -- reading
     def read(self, piece: Slice, limit: int | None) -> None:
         """All pages of a slice. Its cursors move with its last batch, so an unfinished slice is read again."""
-        first_batch: int | None = None
-        batch = Batch()
-        for page in piece.pages():
-            self._add(page, batch)
-            self.summary.seen += len(page)
-            limited = limit is not None and self.summary.seen >= limit
-            if batch.is_full() or limited:
-                written = self._write(piece, batch)  # every full batch, not only the first one
-                first_batch = first_batch or written
-                batch = Batch()
-            if limited:
-                raise _Limit
-        self._write(piece, batch, first_batch=first_batch, is_last=True)
+        with self._behind(piece) as writing:
+            batch = Batch()
+            together: list[Record | Unusable] = []  # pages whose keys are looked up in one query
+            for page in piece.pages():
+                together += page
+                self.summary.seen += len(page)
+                limited = limit is not None and self.summary.seen >= limit
+                if len(together) >= LOOKED_UP_AT_ONCE or limited:
+                    self._add(together, batch)
+                    together = []
+                if batch.is_full() or limited:
+                    writing.begin(self._close(batch))
+                    batch = Batch()
+                if limited:
+                    raise _Limit
+            self._add(together, batch)
+            writing.finish(self._close(batch))
         zone = get_settings().zone
         words = f"{piece.window.start.astimezone(zone).isoformat()}/{piece.window.end.astimezone(zone).isoformat()}"
         self.summary.windows += 1
         self.summary.first_window = self.summary.first_window or words
         self.summary.last_window = words
+
+    def _close(self, batch: Batch) -> Batch:
+        """The batch is complete: count it, and note what its records have shown."""
+        self.summary.changed += len(batch.rows)
+        self.summary.rejected += len(batch.rejects)
+        batch.fields = [] if self.dry_run else self._fields.take()
+        return batch
 
     def _add(self, page: Sequence[Record | Unusable], batch: Batch) -> None:
         """Put what is new or different on a page into the batch, personal values replaced by tokens."""
@@ -403,8 +479,9 @@ class Loader:
                 keyed.append((key, record, self._tokenizer.content_hash(received)))
         known = self._heads([key for key, _, _ in keyed])
         batch.good_keys += known
+        under_way = self._under_way.rows
         for key, record, digest in keyed:
-            waiting = batch.rows.get(key)
+            waiting = batch.rows.get(key) or under_way.get(key)
             if digest == (waiting[1] if waiting else known.get(key)):
                 continue
             self._fields.see(record)
@@ -448,35 +525,46 @@ class Loader:
         batch.bytes += len(payload)
 
     def _heads(self, keys: list[str]) -> dict[str, bytes]:
-        rows = self.connection.execute(
-            """
-            SELECT record_key, content_hash FROM raw.heads
-            WHERE source_id = %s AND stream = %s AND record_key = ANY(%s::text[])
-            """,
-            (*self._names, keys),
-        )
-        return {row["record_key"]: bytes(row["content_hash"]) for row in rows}
+        if not keys:
+            return {}
+        with self.connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+            rows = cursor.execute(
+                """
+                SELECT record_key, content_hash FROM raw.heads
+                WHERE source_id = %s AND stream = %s AND record_key = ANY(%s::text[])
+                """,
+                (*self._names, keys),
+            ).fetchall()
+        return dict(rows)
 
     # -- writing
+    @contextmanager
+    def _behind(self, piece: Slice) -> Iterator["Behind"]:
+        """Full batches are written by a second thread on a second connection while the next pages are read."""
+        behind = Behind(self, piece)
+        try:
+            yield behind
+        finally:
+            behind.close()
+
     def _write(self, piece: Slice, batch: Batch, *, first_batch: int | None = None, is_last: bool = False) -> int:
         """One transaction: batch, records, heads, rejects, vault; with `is_last` the cursors too. Returns the batch id."""
-        self.summary.changed += len(batch.rows)
-        self.summary.rejected += len(batch.rejects)
         if self.dry_run:
             return 0
         now = dates.now()
         fresh = {token: value for token, value in batch.secrets.items() if token not in self._known_tokens}
-        with self.connection.transaction():
+        with self._out.transaction():
             batch_id = self._insert_batch(piece, batch, is_last, now)
             if batch.rows:
-                store_secrets(self.connection, fresh, self._keyring)
+                store_secrets(self._out, fresh, self._keyring)
                 self._insert_records(batch, batch_id, now)
             elif batch.rejects:
-                store_secrets(self.connection, fresh, self._keyring)
+                store_secrets(self._out, fresh, self._keyring)
             self._insert_rejects(batch, batch_id, now)
             self._resolve_keyed_rejects(batch, batch_id, now)
-            self._fields.write(self.connection, self._started)
+            write_fields(self._out, *self._names, batch.fields, self._started)
             if is_last:
+                mark_required(self._out, *self._names, self.stream.required)
                 self._resolve_rejects(piece, first_batch or batch_id, now)
                 self._move_cursors(piece, now)
                 for file in piece.files():
@@ -487,7 +575,7 @@ class Loader:
         return batch_id
 
     def _insert_batch(self, piece: Slice, batch: Batch, is_last: bool, now: datetime) -> int:
-        row = self.connection.execute(
+        row = self._out.execute(
             """
             INSERT INTO raw.batches (source_id, stream, part, run_id, window_start, window_end, seen_count,
                                      changed_count, rejected_count, is_complete, loaded_at)
@@ -510,36 +598,29 @@ class Loader:
         return int(row["batch_id"])
 
     def _insert_records(self, batch: Batch, batch_id: int, now: datetime) -> None:
-        columns = (
-            "batch_id",
-            "source_id",
-            "stream",
-            "record_key",
-            "payload",
-            "content_hash",
-            "occurred_at",
-            "observed_at",
-            "run_id",
-        )
-        observed = now.isoformat()
-        copy_rows(
-            self.connection,
+        """COPY straight into raw.records: the payload is the heaviest thing there is and is written once."""
+        before = b"\t".join((b"%d" % batch_id, *map(copy_text, self._names)))
+        after = b"\t".join(map(copy_text, (now.isoformat(), self.run_id)))
+        copy_lines(
+            self._out,
             "raw.records",
-            columns,
-            (
-                (batch_id, *self._names, key, payload.decode(), digest, occurred, observed, self.run_id)
+            RECORD_COLUMNS,
+            [
+                b"\t".join(
+                    (before, copy_text(key), copy_text(payload), copy_bytea(digest),
+                     occurred.encode() if occurred else COPY_NULL, after)
+                )
                 for key, (payload, digest, occurred) in batch.rows.items()
-            ),
-        )
-        self.connection.execute(
+            ],
+        )  # fmt: skip
+        self._out.execute(
             """
             INSERT INTO raw.heads (source_id, stream, record_key, content_hash, batch_id)
-            SELECT %s, %s, k.record_key, k.content_hash, %s
-            FROM unnest(%s::text[], %s::bytea[]) AS k (record_key, content_hash)
+            SELECT r.source_id, r.stream, r.record_key, r.content_hash, r.batch_id FROM raw.records AS r WHERE r.batch_id = %s
             ON CONFLICT (source_id, stream, record_key)
             DO UPDATE SET content_hash = excluded.content_hash, batch_id = excluded.batch_id
             """,
-            (*self._names, batch_id, list(batch.rows), [digest for _, digest, _ in batch.rows.values()]),
+            (batch_id,),
         )
 
     def _insert_rejects(self, batch: Batch, batch_id: int, now: datetime) -> None:
@@ -547,7 +628,7 @@ class Loader:
         for reason, payload, key in batch.rejects:
             if key is not None:
                 self._has_keyed_rejects = True
-            self.connection.execute(
+            self._out.execute(
                 """
                 INSERT INTO raw.rejects (source_id, stream, stage, record_key, reason, payload, batch_id, run_id, rejected_at)
                 VALUES (%s, %s, 'landing', %s, %s, %s, %s, %s, %s)
@@ -560,14 +641,14 @@ class Loader:
     def _resolve_keyed_rejects(self, batch: Batch, batch_id: int, now: datetime) -> None:
         """Rows that were unusable in an earlier file, and whose record has come in usable since."""
         if self._has_keyed_rejects is None:
-            row = self.connection.execute(
+            row = self._out.execute(
                 "SELECT EXISTS (SELECT FROM raw.rejects WHERE source_id = %s AND stream = %s AND stage = 'landing'"
                 " AND record_key IS NOT NULL AND resolved_at IS NULL) AS found",
                 self._names,
             ).fetchone()
             self._has_keyed_rejects = bool(row and row["found"])
         if self._has_keyed_rejects:
-            self.connection.execute(
+            self._out.execute(
                 """
                 UPDATE raw.rejects SET resolved_at = %s
                 WHERE source_id = %s AND stream = %s AND stage = 'landing' AND resolved_at IS NULL AND batch_id < %s
@@ -579,7 +660,7 @@ class Loader:
     # -- files
     def taken(self) -> list[TakenFile]:
         """Files that this source has taken, whichever stream they were for (platforms.base.FileLedger)."""
-        rows = self.connection.execute(
+        rows = self._out.execute(
             "SELECT stream, path, content_hash, byte_count, row_count, rejected_count, waiting_count, taken_at"
             " FROM raw.files WHERE source_id = %s",
             (self.config.source_id,),
@@ -588,13 +669,13 @@ class Loader:
 
     def archived(self, stream: str, content_hash: bytes) -> None:
         """A file has left the folder."""
-        self.connection.execute(
+        self._out.execute(
             "UPDATE raw.files SET archived_at = %s WHERE source_id = %s AND stream = %s AND content_hash = %s",
             (dates.now(), self.config.source_id, stream, content_hash),
         )
 
     def _insert_file(self, file: TakenFile, now: datetime) -> None:
-        self.connection.execute(
+        self._out.execute(
             """
             INSERT INTO raw.files (source_id, stream, content_hash, path, byte_count, row_count, rejected_count, waiting_count,
                                    taken_at, run_id)
@@ -620,7 +701,7 @@ class Loader:
     def _resolve_rejects(self, piece: Slice, first_batch: int, now: datetime) -> None:
         """Rejects of this stretch that a complete reading did not show any more have come in with their id."""
         settled = piece.settles or piece.window
-        self.connection.execute(
+        self._out.execute(
             """
             UPDATE raw.rejects AS j SET resolved_at = %s
             FROM raw.batches AS b
@@ -635,11 +716,11 @@ class Loader:
         for part, watermark in piece.cursors.items():
             name = f"{self.stream.name}:{part}" if part else self.stream.name
             if watermark is None:
-                self.connection.execute(
+                self._out.execute(
                     "DELETE FROM raw.cursors WHERE source_id = %s AND stream = %s", (self.config.source_id, name)
                 )
                 continue
-            self.connection.execute(
+            self._out.execute(
                 """
                 INSERT INTO raw.cursors (source_id, stream, watermark, run_id, updated_at) VALUES (%s, %s, %s, %s, %s)
                 ON CONFLICT (source_id, stream)

@@ -6,20 +6,21 @@ equal tokens and joins work without the value. The clear value goes to vault.sec
 
 import base64
 import hashlib
-import hmac
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import psycopg
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg.rows import scalar_row
 
 from nightmarket.settings import ConfigError, get_settings
-from nightmarket.warehouse import Row, copy_rows
+from nightmarket.warehouse import Row, copy_bytea, copy_lines, copy_text
 
 KINDS = ("phone", "email", "name", "address", "nick", "portrait")
 MASKED = "masked"  # what a value becomes that the platform has already masked: equal masks are not equal people
@@ -35,11 +36,29 @@ def normalise(kind: str, value: str) -> str:
     """The form of a personal value that two spellings of the same person share."""
     text = unicodedata.normalize("NFKC", value).strip()
     if kind == "phone":
-        digits = "".join(character for character in text if character.isdigit())
+        digits = text if text.isdigit() else "".join(character for character in text if character.isdigit())
         return digits[2:] if digits.startswith("86") and len(digits) == 13 else digits
     if kind == "email":
         return text.lower()
     return text
+
+
+class _Mac:
+    """HMAC-SHA256 (RFC 2104) with the key's two blocks digested once: half the cost of hmac.new() for short values."""
+
+    def __init__(self, key: bytes) -> None:
+        block = hashlib.sha256(key).digest() if len(key) > 64 else key
+        block = block.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, message: bytes, label: bytes = b"") -> bytes:
+        """The MAC of label + message."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(label)
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 class Tokenizer:
@@ -50,7 +69,7 @@ class Tokenizer:
             raise ConfigError(
                 "NIGHTMARKET_TOKEN_KEY is shorter than 32 characters; make one with `openssl rand -base64 48`."
             )
-        self._mac = hmac.new(key, digestmod=hashlib.sha256)
+        self._mac = _Mac(key)
         self.secrets: dict[str, str] = {}
 
     @classmethod
@@ -69,9 +88,8 @@ class Tokenizer:
         clean = normalise(kind, value)
         if not clean:
             return ""
-        mac = self._mac.copy()
-        mac.update(f"{kind}:{clean}".encode())
-        token = f"{kind}:{base64.urlsafe_b64encode(mac.digest()[:TOKEN_BYTES]).decode()}"
+        digest = self._mac.digest(f"{kind}:{clean}".encode())
+        token = f"{kind}:{base64.urlsafe_b64encode(digest[:TOKEN_BYTES]).decode()}"
         self.secrets.setdefault(token, value)
         return token
 
@@ -88,6 +106,11 @@ class Tokenizer:
         `free_text` are paths of texts that people wrote: there only what looks like a number or an address is replaced.
         """
         for path, kind in paths.items():
+            if path in record:  # a field of the top level, as most are
+                value = record[path]
+                if value is not None and value != "":
+                    record[path] = self.token(kind, str(value))
+                continue
             _apply(record, path.split("."), lambda value, kind=kind: self.token(kind, str(value)))  # type: ignore[misc]
         for path in free_text:
             _apply(record, path.split("."), lambda value: self.scrub(str(value)))
@@ -95,10 +118,7 @@ class Tokenizer:
 
     def content_hash(self, content: bytes) -> bytes:
         """A keyed hash of a record as received: tells whether it changed, and nothing about what is in it."""
-        mac = self._mac.copy()
-        mac.update(b"content:")
-        mac.update(content)
-        return mac.digest()[:HASH_BYTES]
+        return self._mac.digest(content, b"content:")[:HASH_BYTES]
 
 
 def _apply(node: Any, parts: list[str], change: Callable[[Any], str]) -> None:
@@ -131,6 +151,11 @@ class Keyring:
 
     keys: Mapping[str, bytes] = field(repr=False)
 
+    @cached_property
+    def _first(self) -> tuple[str, AESGCM]:
+        key_id, key = next(iter(self.keys.items()))
+        return key_id, AESGCM(key)
+
     @classmethod
     def from_settings(cls) -> "Keyring":
         text = get_settings().vault_keys
@@ -150,9 +175,9 @@ class Keyring:
 
     def encrypt(self, token: str, value: str) -> tuple[str, bytes]:
         """(key id, nonce + ciphertext); the token is authenticated with it, so a row cannot be swapped for another."""
-        key_id, key = next(iter(self.keys.items()))
+        key_id, cipher = self._first
         nonce = os.urandom(12)
-        return key_id, nonce + AESGCM(key).encrypt(nonce, value.encode(), token.encode())
+        return key_id, nonce + cipher.encrypt(nonce, value.encode(), token.encode())
 
     def decrypt(self, token: str, key_id: str, blob: bytes) -> str:
         """The clear value. Raises ConfigError when the key is gone or the row was altered."""
@@ -180,17 +205,18 @@ def store_secrets(connection: psycopg.Connection[Row], secrets: Mapping[str, str
     """Put the values that the vault does not hold yet into it, in the caller's transaction; returns how many were new."""
     if not secrets:
         return 0
-    known = {
-        row["token"]
-        for row in connection.execute("SELECT token FROM vault.secrets WHERE token = ANY(%s)", (list(secrets),))
-    }
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        known = set(cursor.execute("SELECT token FROM vault.secrets WHERE token = ANY(%s)", (list(secrets),)))
     fresh = [(token, *keyring.encrypt(token, value)) for token, value in secrets.items() if token not in known]
     if fresh:
         with connection.transaction():  # the temporary table lives as long
             connection.execute(
                 "CREATE TEMPORARY TABLE IF NOT EXISTS vault_fresh (token text, key_id text, ciphertext bytea) ON COMMIT DELETE ROWS"
             )
-            copy_rows(connection, "vault_fresh", ("token", "key_id", "ciphertext"), fresh)
+            lines = [
+                b"\t".join((copy_text(token), copy_text(key_id), copy_bytea(blob))) for token, key_id, blob in fresh
+            ]
+            copy_lines(connection, "vault_fresh", ("token", "key_id", "ciphertext"), lines)
             connection.execute(
                 "INSERT INTO vault.secrets (token, key_id, ciphertext) SELECT token, key_id, ciphertext FROM vault_fresh"
                 " ORDER BY token ON CONFLICT (token) DO NOTHING"  # in one order: two loads of the same people never deadlock

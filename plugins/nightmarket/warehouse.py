@@ -89,14 +89,40 @@ def copy_rows(
 ) -> int:
     """COPY rows into `schema.table` (or a temporary table); returns how many."""
     count = 0
-    target = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    with connection.cursor().copy(target) as copy:
+    with connection.cursor().copy(_copy_into(table, columns)) as copy:
         for row in rows:
             copy.write_row(row)
             count += 1
     return count
+
+
+COPY_NULL = b"\\N"
+
+
+def copy_text(value: str | bytes) -> bytes:
+    """A text (bytes are UTF-8) as a field of a line for copy_lines."""
+    data = value.encode() if isinstance(value, str) else value
+    for character, escaped in ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\n", b"\\n"), (b"\r", b"\\r")):
+        if character in data:
+            data = data.replace(character, escaped)
+    return data
+
+
+def copy_bytea(value: bytes) -> bytes:
+    """Binary data as a field of a line for copy_lines."""
+    return b"\\\\x" + value.hex().encode()
+
+
+def copy_lines(connection: psycopg.Connection[Row], table: str, columns: Sequence[str], lines: Sequence[bytes]) -> None:
+    """COPY ready lines of tab-separated fields (copy_text, copy_bytea, COPY_NULL): less work than copy_rows for wide rows."""
+    with connection.cursor().copy(_copy_into(table, columns)) as copy:
+        copy.write(b"\n".join(lines) + b"\n")
+
+
+def _copy_into(table: str, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(*table.split(".")), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
 
 
 def advisory_lock(connection: psycopg.Connection[Row], name: str, *, wait: bool = True) -> bool:

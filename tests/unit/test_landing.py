@@ -12,7 +12,7 @@ import pytest
 
 from nightmarket import dates, landing, mapping
 from nightmarket.dates import Window
-from nightmarket.drift import FieldWatch
+from nightmarket.drift import FieldWatch, mark_required, write_fields
 from nightmarket.platforms.base import Slice
 from nightmarket.settings import ROOT
 from nightmarket.sources import source
@@ -123,22 +123,24 @@ def test_a_field_that_is_not_required_any_more_stops_nobody(db: psycopg.Connecti
     set_clock("2026-03-14T02:00:00+08:00")
     watch = FieldWatch.open(db, SOURCE, "trades", ["a.b", "c"])
     watch.see({"a": [{"b": 1}], "c": 1})
-    watch.write(db, dates.now())
+    write_fields(db, SOURCE, "trades", watch.take(), dates.now())
     set_clock("2026-03-15T02:00:00+08:00")
     later = FieldWatch.open(db, SOURCE, "trades", ["c"])
     later.see({"c": 2})
-    later.write(db, dates.now())
+    mark_required(db, SOURCE, "trades", ["c"])
+    write_fields(db, SOURCE, "trades", later.take(), dates.now())
     assert gate(db)["is_passed"] is True
     third = FieldWatch.open(db, SOURCE, "trades", ["a.b", "c"])
+    mark_required(db, SOURCE, "trades", ["a.b", "c"])
     third.see({"a": [{"b": None}], "c": 3})
-    third.write(db, dates.now())
+    write_fields(db, SOURCE, "trades", third.take(), dates.now())
     assert "field a.b is gone" in gate(db)["observed"]
 
 
 def test_names_that_are_data_are_not_kept(db: psycopg.Connection[Row]) -> None:
     watch = FieldWatch.open(db, SOURCE, "trades", [])
     watch.see({"by_phone": {"10012345678": 1, "10087654321": 2}, "mail@shop.test": 1})
-    watch.write(db, dates.now())
+    write_fields(db, SOURCE, "trades", watch.take(), dates.now())
     assert set(fields(db)) == {"by_phone", "by_phone.*", "*"}
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import hmac
 import string
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_one_number_in_many_spellings_is_one_person(phone: str) -> None:
         phone.translate(FULL_WIDTH),
     ]
     assert len({tokenizer().token("phone", text) for text in spellings}) == 1
+
+
+@given(st.binary(min_size=32, max_size=100), phones)
+def test_a_token_is_the_hmac_that_every_language_can_compute(key: bytes, phone: str) -> None:
+    """Shops that tokenise their own lists with the same key get the same tokens."""
+    digest = hmac.digest(key, f"phone:{phone}".encode(), "sha256")
+    assert tokenizer(key).token("phone", phone) == "phone:" + base64.urlsafe_b64encode(digest[:15]).decode()
+    assert tokenizer(key).content_hash(b"{}") == hmac.digest(key, b"content:{}", "sha256")[:16]
 
 
 FULL_WIDTH = {ord(digit): ord("０") + int(digit) for digit in string.digits}
