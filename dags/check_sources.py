@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from airflow.sdk import TriggerRule, dag, task
+from airflow.sdk import TriggerRule, dag, get_current_context, task
 
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import check_form, sources_param
@@ -31,11 +31,11 @@ def pick(**context: Any) -> list[str]:
 
 
 @task(map_index_template="{{ source_id }}", retries=1)
-def check(source_id: str, **context: Any) -> dict[str, str]:
+def check(source_id: str) -> dict[str, str]:
     """A few cheap calls to one account; red when it does not work."""
     from nightmarket.landing import check_source
 
-    context["source_id"] = source_id
+    get_current_context()["source_id"] = source_id  # type: ignore[typeddict-unknown-key]
     sentence = check_source(source_id)
     log.info(sentence)
     return {"source": source_id, "answer": sentence.partition(": ")[2]}

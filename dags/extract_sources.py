@@ -20,11 +20,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, chain, get_parsing_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, chain, get_current_context, get_parsing_context, task
 
 from nightmarket.orchestration.assets import source_asset, stream_asset
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
-from nightmarket.orchestration.extraction import SUMMARY, describe, pieces_of, totals_by_stream, window_of
+from nightmarket.orchestration.extraction import SUMMARY, describe, name_of, pieces_of, totals_by_stream, window_of
 from nightmarket.orchestration.form import (
     backfill_params,
     business_date_param,
@@ -62,15 +62,14 @@ def land(source_id: str, piece: dict[str, Any], **context: Any) -> dict[str, Any
 
     from nightmarket.landing import land
 
-    window = window_of(piece)
-    context["piece_name"] = piece["stream"] + (f" {piece['from']} to {piece['to']}" if window else "")
+    get_current_context()["piece_name"] = name_of(piece)  # type: ignore[typeddict-unknown-key]
     summary = land(
         source_id,
         piece["stream"],
         run_id=f"{context['dag'].dag_id}/{context['run_id']}",
         until=datetime.fromisoformat(piece["until"]),
         **{name: context["params"][name] for name in ("limit", "dry_run")},
-        window=window,
+        window=window_of(piece),
     )
     log.info(summary.sentence())
     return {name: getattr(summary, name) for name in SUMMARY}

@@ -48,6 +48,11 @@ def window_of(piece: Mapping[str, Any]) -> Window | None:
     )
 
 
+def name_of(piece: Mapping[str, Any]) -> str:
+    """What the UI calls a mapped task."""
+    return f"{piece['stream']} {piece['from']} to {piece['to']}" if "from" in piece else str(piece["stream"])
+
+
 def totals_by_stream(landed: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """The counts of all pieces of a run, added up by stream."""
     totals: dict[str, dict[str, int]] = {}

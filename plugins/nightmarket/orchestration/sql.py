@@ -54,7 +54,8 @@ def sql_task(path: str | Sequence[str], parameters: Any, **options: Any) -> SQLE
     return SQLExecuteQueryOperator(
         task_id=options.pop("task_id", None) or task_id_of(files[0]),
         conn_id=WAREHOUSE,
-        sql=files[0] if isinstance(path, str) else files,
+        # included and not listed: what is given as a list is taken for single statements, and a file has several
+        sql=files[0] if len(files) == 1 else "\n".join(f"{{% include '{file}' %}}" for file in files),
         parameters=parameters,
         split_statements=True,
         doc="\n".join(f"include/sql/{file}" for file in files),  # once parsed, `sql` is the text of the files
