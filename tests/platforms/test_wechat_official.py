@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 from nights import one
 from sandbox_client import RawClient
 
@@ -445,6 +447,14 @@ def test_a_scene_is_told_by_the_push_and_by_the_profile(
     ).fetchall()
     assert {row["scene"] for row in scenes} == {None, "store01", "store02", "poster_spring"}
     assert all(row["scene"] == row["qr_scene"] for row in scenes)
+    mapping.resolve_members(run_id="test")
+    page = TestClient(create_app(require_user=lambda: "ulla"), headers={"accept-language": "en"}).get("/sources").text
+    assert "Which store or poster brought whom" in page
+    for name, scene in (("外滩店", "store01"), ("春季海报", "poster_spring"), ("store02", "store02")):
+        count = one(db, "SELECT count(DISTINCT identity_id) FROM core.follow_events WHERE scene = %s", (scene,))
+        assert re.search(
+            rf"<td>{name} <span class=\"mute\">[a-z0-9_]*</span></td><td class=\"n\">{count}</td>", page
+        ), name
 
 
 def test_a_push_that_nobody_can_read_is_a_reject_with_its_reason(

@@ -4,6 +4,7 @@ Mounted inside Airflow by plugin.py, which passes the sign-in dependencies of co
 and on one level, because the page lives in a sandboxed iframe below whatever prefix Airflow gives it.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -23,6 +24,7 @@ from nightmarket.console.night import notices, read_night, read_pauses, read_run
 from nightmarket.console.queries import Reader, reader
 from nightmarket.console.receiver import create_router
 from nightmarket.settings import ConfigError
+from nightmarket.sources import load_sources
 
 HERE = Path(__file__).parent
 LANGUAGES = ("zh", "en")
@@ -153,9 +155,10 @@ def create_app(
             totals = read.rows("source_totals", as_of_at=dates.now())
             batches = read.rows("batches", source_id=source, limit_rows=BATCHES_SHOWN)
             rejects = read.rows("rejects_open", source_id=source, limit_rows=REJECTS_SHOWN)
+            scenes = read.rows("scenes", names=_scene_names())
         return show(
             request, "sources.html", page="sources", user=user, sender=sender, cursors=cursors, gaps=gaps, totals=totals, batches=batches,
-            rejects=rejects,
+            rejects=rejects, scenes=scenes,
             source=source, batch_limit=BATCHES_SHOWN, reject_limit=REJECTS_SHOWN,
         )  # fmt: skip
 
@@ -182,6 +185,11 @@ def _language(request: Request) -> str:
             return str(wish)
     accepted = request.headers.get("accept-language", "").lower()
     return "en" if accepted.startswith("en") else "zh"
+
+
+def _scene_names() -> str:
+    """What the QR codes of our accounts are called in sources.yaml, as JSON."""
+    return json.dumps({name: getattr(config.settings, "scenes", {}) for name, config in load_sources().items()})
 
 
 def _day(text: str) -> date | None:

@@ -1,7 +1,7 @@
 -- new_rows: what each article had gathered by the end of each day after it was sent.
 -- Grain: one row per version of an article's figures, day and measure. The platform cumulates: never add rows up.
 -- Params: none.
--- Reads: raw.records
+-- Reads: new_records.
 -- Rerun: safe; writes a temporary table only. core/write/post_stats.sql takes it into core.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 SELECT

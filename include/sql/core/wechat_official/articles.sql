@@ -1,7 +1,7 @@
 -- new_rows: the articles that a WeChat official account sent, as posts.
 -- Grain: one row per version of an article's figures. The account tells no text and no address here, only the title.
 -- Params: none.
--- Reads: raw.records
+-- Reads: new_records.
 -- Rerun: safe; writes a temporary table only. core/write/posts.sql takes it into core.
 -- post_id is <msg_data_id>_<index>: msg_data_id is in the answer of the mass send, so a campaign finds its article.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS

@@ -1,7 +1,7 @@
 -- new_rows: the daily figures of a WeChat official account (datacube): every stream of them, each row one row per measure.
 -- Grain: one row per version of a row of the platform and measure. Dates are days in China; all figures are counts or milliseconds.
 -- Params: stream (text; it is the report).
--- Reads: raw.records
+-- Reads: new_records.
 -- Rerun: safe; writes a temporary table only. core/write/social_stats.sql takes it into core.
 -- A row that the platform leaves out is zero. New measures come in by themselves: a measure is a field that ends like one.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS

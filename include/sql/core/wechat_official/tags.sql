@@ -1,7 +1,7 @@
 -- new_rows: how many followers carried each tag at the end of a day.
 -- Grain: one row per tag and day.
 -- Params: none.
--- Reads: raw.records
+-- Reads: new_records.
 -- Rerun: safe; writes a temporary table only. core/write/{social_stats,tags}.sql take it into core.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 SELECT
