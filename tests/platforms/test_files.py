@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -669,9 +671,7 @@ def test_a_day_without_its_file_is_a_clear_failure(
 ) -> None:
     folder = declare(SIMPLE, expect="daily")
     deliver(folder, "20260313", "A1,done,2026-03-13 10:00,30,,1\n", "A1,S1,10,1\n")
-    with pytest.raises(
-        BadPayload, match=r"till, orders: no orders file and no lines file for 2026-03-14; ask"
-    ):
+    with pytest.raises(BadPayload, match=r"till, orders: no orders file and no lines file for 2026-03-14; ask"):
         land()
     assert rows(db, "SELECT count(*) FROM raw.records") == [(1,)], "what is there was read"
     assert rows(db, "SELECT watermark::text FROM raw.cursors") == [("2026-03-14 00:00:00+08",)]
@@ -790,6 +790,49 @@ def test_columns_that_nobody_named_are_not_stored_but_told(db: psycopg.Connectio
     land("products")
     kept = rows(db, "SELECT payload #>> '{original,备注}' FROM raw.records ORDER BY record_id DESC LIMIT 1")[0][0]
     assert kept.startswith("问 phone:"), "what is kept unread is looked through for numbers and addresses"
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+READ_IN_A_PROCESS = """
+import resource, sys
+from datetime import UTC, datetime, timedelta
+from nightmarket.platforms import files
+from nightmarket.platforms.base import Plan, Transport
+from nightmarket.settings import Credentials
+import yaml
+options = files.Options.model_validate({"stable_seconds": 0, "tables": yaml.safe_load(sys.argv[2])})
+client = files.connect(Credentials("till", extra={"folder": sys.argv[1]}), Transport("files"), options=options)
+plan = Plan(datetime(2026, 3, 15, tzinfo=UTC), {}, timedelta(0), timedelta(1), timedelta(9), is_dry_run=True)
+slices = files.streams(options)["orders"].slices(client, plan)
+count = sum(len(page) for piece in slices for page in piece.pages())
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    peaks = {}
+    for count in (10_000, 60_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with (folder / "orders_20260314.csv").open("w") as orders, (folder / "lines_20260314.csv").open("w") as lines:
+            orders.write(HEAD)
+            lines.write(LINE)
+            for number in range(count):
+                orders.write(f"A{number:09},done,2026-03-14 10:00,12.50,,2\n")
+            for number in range(2 * count):  # in another order than the orders
+                lines.write(f"A{number * 7919 % count:09},S{number % 500},6.25,1\n")
+        result = subprocess.run(
+            [sys.executable, "-c", READ_IN_A_PROCESS, str(folder), SIMPLE],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(files.__file__).resolve().parents[2])},
+            check=True,
+        )
+        seen, peaks[count] = map(int, result.stdout.split())
+        assert seen == count
+    assert peaks[60_000] < 300, "MB"
+    assert peaks[60_000] - peaks[10_000] < 50, "the join is on disk"
 
 
 # ---------------------------------------------------------------------------------------------------------------- SFTP

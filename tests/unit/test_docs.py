@@ -1,9 +1,11 @@
 """What the documentation promises exists: links, anchors, environment variables, commands, DAGs, make verbs."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nightmarket.cli import app
 from nightmarket.settings import Settings
@@ -92,3 +94,15 @@ def test_every_secret_of_the_compose_file_is_explained() -> None:
 def test_nothing_of_the_machine_it_was_written_on() -> None:
     for page in PAGES:
         assert not re.search(r"/(?:work|home|tmp)/", page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.parametrize("page", ["files", "retired"])
+def test_declared_tables_in_the_documents_can_be_used_as_they_stand(page: str) -> None:
+    from nightmarket.platforms import files
+
+    text = (ROOT / "docs" / "connections" / f"{page}.md").read_text()
+    blocks = [yaml.safe_load(textwrap.dedent(block)) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert blocks
+    for block in blocks:
+        found = block if "tables" in block else next(iter(block.values()))["options"]
+        assert files.streams(files.Options.model_validate(found))

@@ -148,7 +148,12 @@ class Unreadable(ValueError):
 
 def clean(text: str) -> str:
     """A cell's text as people mean it: full-width forms narrowed, spreadsheet wrappings (="001", '001, tabs) taken off."""
-    text = unicodedata.normalize("NFKC", text).strip().strip("\ufeff\u200b\t").strip()
+    if text.isascii():
+        if text.isalnum():
+            return text
+        text = text.strip()
+    else:
+        text = unicodedata.normalize("NFKC", text).strip().strip("\ufeff\u200b\t").strip()
     if text.startswith('="') and text.endswith('"') and len(text) > 2:
         text = text[2:-1].strip()
     return text.removeprefix("'").strip()
@@ -186,6 +191,8 @@ def to_number(value: object, decimal_sign: str = ".", thousand_sign: str = ",") 
         return Decimal(format(value, ".15g"))  # what a spreadsheet shows of its binary fractions
     if not isinstance(value, str):
         raise Unreadable(f"is not a number but {shape(value)}")
+    if decimal_sign == "." and PLAIN.fullmatch(value):
+        return Decimal(value)
     text, sign = _bare_number(clean(value))
     whole, point, fraction = text.partition(decimal_sign)
     groups = whole.split(_narrow(thousand_sign)) if thousand_sign else [whole]
@@ -201,6 +208,7 @@ def to_number(value: object, decimal_sign: str = ".", thousand_sign: str = ",") 
     return Decimal(f"{sign}{digits or '0'}.{fraction or '0'}") if point else Decimal(f"{sign}{digits}")
 
 
+PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 CURRENCY = re.compile(r"^(?:CNY|RMB|EUR|USD|US\$|[¥$€£元])|(?:CNY|RMB|EUR|USD|[¥$€£元])$", re.IGNORECASE)
 
 
@@ -526,7 +534,7 @@ class Reader:
             if column.kind in ("status", "rating"):
                 record[f"{column.name}_original"] = text
             elif column.column and column.kind not in PERSONAL and text != str(value):
-                original[safe_name(column.column)] = text
+                original[column.original] = text
         wanted = self.table.keep if self.table.keep != "*" else tuple(columns)
         for name in (*wanted, *self.table.personal):
             value = value_of(name) if name not in self._mapped else None
@@ -555,6 +563,7 @@ class _Compiled:
             return next((getattr(each, setting) for each in levels if getattr(each, setting) is not None), default)
 
         self.name, self.kind, self.column = name, kind, column.column
+        self.original = safe_name(column.column or name)
         self.constant, self.default = column.constant, column.default
         self.pattern = re.compile(column.pattern) if column.pattern else None
         self.values = {clean(word): meaning for word, meaning in (column.values or {}).items()}
@@ -577,7 +586,9 @@ class _Compiled:
             found = self.pattern.search(value) if self.pattern else None
             if self.pattern:
                 value = (found.group(1) if self.pattern.groups else found.group()) if found else None
-        if value is None or (isinstance(value, str | int) and clean(str(value)) in self.empty):  # 0 where it means never
+        if value is None or (
+            isinstance(value, str | int) and clean(str(value)) in self.empty
+        ):  # 0 where it means never
             value = self.default
         if value is None:
             return None, ""

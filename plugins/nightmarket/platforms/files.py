@@ -794,9 +794,11 @@ class Reading:
     def _plain(self, file_set: FileSet) -> Iterator[Record | Unusable]:
         role = self.feed.roles[0]
         for taken in file_set.files:
-            for row, converted in self._rows(taken, role):
+            of = self._file_of(taken)
+            for row in self._raw_rows(taken, role, -1):
                 taken.rows += 1
-                record = converted.record | {"at": self._place(taken, row.line, self._file_of(taken))}
+                converted = self._convert(role, row)
+                record = converted.record | {"at": self._place(taken, row.line, of)}
                 problems = list(converted.problems)
                 if not problems and self.feed.name == "orders":
                     problems = self._without_lines(record)
@@ -824,6 +826,7 @@ class Reading:
 
     def _spool(self, taken: Taken, number: int) -> Iterator[Unusable]:
         """Put the rows of a file into the spool; rows without an order id are unusable at once."""
+        of = self._file_of(taken)
         roles = [role for role in self.feed.roles if role.pattern.text == taken.pattern]
         for role in roles:
             if any(role.is_same_rows(other) for other in roles[: roles.index(role)]):
@@ -833,11 +836,11 @@ class Reading:
             try:
                 for row in self._raw_rows(taken, role, number):
                     taken.rows += 1
-                    yield from self._spool_row(taken, number, row, together)
+                    yield from self._spool_row(taken, number, row, together, of)
             finally:
                 self._db.execute("COMMIT")
 
-    def _spool_row(self, taken: Taken, number: int, row: Row, together: Sequence[Role]) -> Iterator[Unusable]:
+    def _spool_row(self, taken: Taken, number: int, row: Row, together: Sequence[Role], of: str) -> Iterator[Unusable]:
         converted = [(role, self._convert(role, row)) for role in together]
         key = next((found.record["order_id"] for _, found in converted if found.record.get("order_id")), None)
         if key is None:
@@ -850,7 +853,7 @@ class Reading:
             if role.part == self.feed.name:
                 self._db.execute(
                     "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?)",
-                    (key, number, row.line, body, problem, self._file_of(taken)),
+                    (key, number, row.line, body, problem, of),
                 )
             else:
                 self._db.execute(
@@ -1004,10 +1007,6 @@ class Reading:
         return found
 
     # -- rows
-    def _rows(self, taken: Taken, role: Role) -> Iterator[tuple[Row, Converted]]:
-        for row in self._raw_rows(taken, role, -1):
-            yield row, self._convert(role, row)
-
     def _raw_rows(self, taken: Taken, role: Role, number: int) -> Iterator[Row]:
         """The rows of a file; a file that cannot be read as a whole is a failure of the run, and stays in the folder."""
         try:
