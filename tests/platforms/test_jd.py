@@ -131,16 +131,24 @@ def test_failure_may_be_text_too(success: object) -> None:
         jd.judge(METHOD, {"success": success, "numberCode": 10100018, "englishErrCode": "optional_fields is required"})
 
 
-@pytest.mark.parametrize(("total", "expected"), [(7, 7), ("7", 7), ("0", 0), (None, None)])
-def test_counts_may_be_digits(total: object, expected: int | None) -> None:
+@pytest.mark.parametrize(("total", "expected"), [(7, 7), ("7", 7), ("0", 0), (0, 0)])
+def test_counts_may_be_digits_and_empty_lists_absent(total: object, expected: int) -> None:
     assert jd.make_page(METHOD, 1, None, total) == (expected, [])
 
 
-def test_a_page_that_is_no_list_or_has_no_count_is_named() -> None:
-    with pytest.raises(BadPayload, match="page 4 has no list of rows"):
-        jd.make_page(METHOD, 4, "x", 1)
-    with pytest.raises(BadPayload, match="page 4 has a count that is not a number"):
-        jd.make_page(METHOD, 4, [], "many")
+@pytest.mark.parametrize(
+    ("rows", "total", "words"),
+    [
+        ("x", 1, "page 4 has no list of rows"),
+        (None, None, "page 4 has no list of rows"),  # a format that changed is not an empty list
+        ([], None, "page 4 does not say how many rows there are"),
+        ([], "many", "page 4 does not say how many rows there are"),
+    ],
+)
+def test_an_answer_of_another_shape_is_named(rows: object, total: object, words: str) -> None:
+    with pytest.raises(BadPayload, match=words):
+        jd.make_page(METHOD, 4, rows, total)
+    assert jd.make_page(METHOD, 4, [], None, is_counted=False) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -741,6 +749,11 @@ def test_details_replace_the_lists_rows(sandbox: Any) -> None:
     assert counted["jingdong.pop.order.get"] == len(whole)
 
 
+def test_an_order_without_detail_is_the_lists_row(sandbox: Any) -> None:
+    gone = {"orderId": "1", "orderState": "FINISHED_L"}
+    assert jd._detail(client(sandbox), "1", gone) == {**gone, "detailCode": 10_100_020}
+
+
 def test_the_other_streams_are_the_worlds(sandbox: Any) -> None:
     truth = truth_of(sandbox)
     shop = client(sandbox, 2)
@@ -829,6 +842,31 @@ def test_a_token_that_ends_soon_is_renewed_over_http(sandbox: Any, raw: Raw, set
         jd.check(shop, [])
 
 
+def test_a_renewed_token_serves_every_later_run(
+    db: psycopg.Connection[Row],
+    sandbox: Any,
+    raw: Raw,
+    monkeypatch: pytest.MonkeyPatch,
+    set_clock: Callable[[str], None],
+) -> None:
+    sandbox.control("POST", "/settings", {"jd_token_days": 2})
+    granted = raw.authorise({name: raw.account[name] for name in ("app_key", "app_secret")})
+    variable = f"AIRFLOW_CONN_{SOURCE.upper()}"
+    connection = json.loads(sandbox.connections()[variable])
+    connection["extra"] |= {name: granted[name] for name in ("access_token", "refresh_token")}
+    connection["extra"]["expires_at"] = (dates.now() + timedelta(seconds=granted["expires_in"])).isoformat()
+    monkeypatch.setenv(variable, json.dumps(connection))
+    for moment, renewals in (("15T12:00", 0), ("16T12:00", 1), ("16T13:00", 1), ("17T23:00", 2)):
+        set_clock(f"2026-03-{moment}:00+08:00")
+        sandbox.control("POST", "/clock", {"now": f"2026-03-{moment}:00+08:00"})
+        landing.land(SOURCE, "comments", run_id=moment, until=dates.now())
+        assert sandbox.control("GET", "/counters")["requests"]["jd"].get("oauth2/refresh_token", 0) == renewals
+    kept = one(db, "SELECT string_agg(encode(value, 'escape'), ' ') FROM ops.tokens")
+    assert kept
+    assert granted["access_token"] not in kept
+    assert sandbox.control("GET", "/counters")["refused"].get("jd", {}) == {}, "no call was made with an ended token"
+
+
 def test_check_names_the_shop_and_what_may_not_be_read(sandbox: Any, raw: Raw) -> None:
     assert jd.check(client(sandbox), STREAMS).sentence() == "works for shop 夜市京东店; clocks agree"
     basic = raw.account["basic_app"]
@@ -839,21 +877,29 @@ def test_check_names_the_shop_and_what_may_not_be_read(sandbox: Any, raw: Raw) -
     assert "comments: the application may not call this method" in found.sentence()
 
 
-@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize(
     "kind",
-    ["duplicate_page", "empty_last_page", "ids_as_numbers", "null_fields", "emoji", "platform_busy", "call_limit"],
+    [
+        "duplicate_page",
+        "empty_last_page",
+        "shifting_page",
+        "ids_as_numbers",
+        "null_fields",
+        "emoji",
+        "platform_busy",
+        "call_limit",
+    ],
 )
-def test_one_bad_answer_loses_nothing(sandbox: Any, stream: str, kind: str) -> None:
+def test_one_bad_answer_loses_nothing(sandbox: Any, kind: str) -> None:
     shop = client(sandbox, 2)
-    key = jd.streams(shop.options)[stream].record_key
     year = timedelta(days=380)
-    whole = {key(record) for record in read(shop, stream, history=year)}
-    busiest = {"orders": 5, "refunds": 0, "aftersales": 0, "comments": 5, "items": 2}[stream]
-    fault = {"platform": "jd", "kind": kind, "times": 1, "after": busiest}
-    sandbox.control("POST", "/faults", {"faults": [fault]})
-    assert {key(record) for record in read(shop, stream, history=year)} == whole
-    assert sandbox.control("GET", "/counters")["faults_fired"]["jd"] == {kind: 1}
+    for stream, after in (("orders", 5), ("refunds", 0), ("aftersales", 0), ("comments", 5), ("items", 2)):
+        key = jd.streams(shop.options)[stream].record_key
+        whole = {key(record) for record in read(shop, stream, history=year)}
+        fault = {"platform": "jd", "kind": kind, "times": 1, "after": after}
+        sandbox.control("POST", "/faults", {"faults": [fault]})
+        assert {key(record) for record in read(shop, stream, history=year)} == whole, stream
+    assert sandbox.control("GET", "/counters")["faults_fired"]["jd"] == {kind: 5}
 
 
 def test_a_wrong_clock_is_told(sandbox: Any) -> None:

@@ -64,11 +64,7 @@ AFTERSALES_METHOD = "jingdong.asc.serviceAndRefund.view"
 COMMENTS_METHOD = "jingdong.pop.PopCommentJsfService.getVenderCommentsForJos"
 SKUS_METHOD: Final = "jingdong.sku.read.searchSkuList"
 WARES_METHOD = "jingdong.ware.read.searchWare4Valid"
-MAX_PAGES = {
-    ORDERS_METHOD: 50,
-    REFUNDS_METHOD: 100,
-}  # JD: keep page numbers low; pageIndex at most 100. Else no limit is known
-DEFAULT_MAX_PAGES = 1000
+MAX_PAGES = {ORDERS_METHOD: 50, REFUNDS_METHOD: 100}  # JD: keep page numbers low; pageIndex <= 100. No other is known
 
 # Orders: by creation about two years back, in windows of at most a month; by modification three months.
 CREATED_DEPTH = timedelta(days=729)
@@ -374,16 +370,19 @@ Page = tuple[
 ]  # (rows of the whole list, None when the answer does not count them; rows of this page)
 
 
-def make_page(method: str, number: int, rows: object, total: object) -> Page:
-    """A page as the wire has it: an absent list is an empty one, a count is a number or digits."""
-    if rows is None:
+def make_page(method: str, number: int, rows: object, total: object, *, is_counted: bool = True) -> Page:
+    """A page as the wire has it: an empty list may be absent, a count is a number or digits.
+
+    `is_counted`: JD documents a count for this list, so an answer without one is not an empty list but a changed format.
+    """
+    if rows is None and total is not None:
         rows = []
     if not isinstance(rows, list):
         raise BadPayload(NAME, method, f"page {number} has no list of rows")
-    if total is None:
+    if total is None and not is_counted:
         return None, rows
     if not str(total).isdigit():
-        raise BadPayload(NAME, method, f"page {number} has a count that is not a number")
+        raise BadPayload(NAME, method, f"page {number} does not say how many rows there are")
     return int(str(total)), rows
 
 
@@ -395,13 +394,11 @@ def rows_of(
     total = first[0]
     if total is None:
         yield from settled(NAME, method, partial(_forward, partial(read, window), [first], size), key, shifts=True)
-    elif total <= size * MAX_PAGES.get(method, DEFAULT_MAX_PAGES):
+    elif total <= size * MAX_PAGES.get(method, total):
 
         def counted(number: int) -> tuple[int, list[Record]]:
             count, rows = read(window, number)
-            if count is None:
-                raise BadPayload(NAME, method, f"page {number} does not say how many rows there are")
-            return count, rows
+            return count or 0, rows
 
         yield from walk_back(NAME, method, counted, size, key, first=(total, first[1]))
     elif window.end - window.start < timedelta(seconds=4):
@@ -464,8 +461,9 @@ def _detail(client: Client, order_id: str, row: Record) -> Record:
     order = result.get("orderInfo")
     if isinstance(order, dict):
         return order
-    judge(DETAIL_METHOD, result.get("apiResult") or {})
-    return row  # no error, and no order either: what the list said is all there is
+    judged = result.get("apiResult")
+    code = judged.get("numberCode") if isinstance(judged, dict) else None
+    return {**row, "detailCode": code}  # listed, but not shown: what the list said is all there is
 
 
 def _object(method: str, content: Record, name: str) -> Record:
@@ -577,10 +575,10 @@ def _comments(client: Client, window: Window) -> Iterator[list[Record]]:
         times = {"beginTime": to_text(window.start), "endTime": to_text(window.end)}
         parameters: Parameters = {**times, "score": 0, "page": number, "pageSize": size}  # 0: all of them
         content = client.call(method, parameters, number)
-        if content.get("comments") is None and content.get("totalItem") is None and content.get("resultCode"):
-            said = _said(content["resultCode"], None)
-            raise Refused(NAME, method, f"the request is refused ({said})")
-        total, rows = make_page(method, number, content.get("comments"), content.get("totalItem"))
+        rows, total = content.get("comments"), content.get("totalItem")
+        if rows is None and total is None and content.get("resultCode"):  # refused; no page says which code is success
+            raise Refused(NAME, method, f"the request is refused ({_said(content['resultCode'], None)})")
+        total, rows = make_page(method, number, rows, total, is_counted=False)
         scale = client.options.comment_scale
         return total, [{**row, "scoreScale": scale} if isinstance(row, dict) else row for row in rows]
 
@@ -647,7 +645,7 @@ def orders_stream(options: Options) -> Stream:
         overlap=timedelta(hours=6),  # `actualPay` comes late
         window=timedelta(days=1),
         priority=1,
-        required=("orderId", "orderState", "orderStartTime", "modified", "itemInfoList"),
+        required=("orderId", "orderState", "orderStartTime", "modified", "paymentConfirmTime", "itemInfoList"),
         backfill=backfill_by_window(partial(_orders, "created"), part="created", largest=CREATED_WINDOW),
     )
 
