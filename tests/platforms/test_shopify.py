@@ -235,9 +235,8 @@ def test_nights_that_follow_equal_the_truth_while_lists_shift(
         assert differences(db, shop) == {}
 
 
-@pytest.mark.parametrize(
-    "kind", ["empty_last_page", "duplicate_page", "missing_fields", "ids_as_numbers", "null_fields", "emoji", "call_limit", "platform_busy"]
-)  # fmt: skip
+# the others: tests/faults/test_matrix.py
+@pytest.mark.parametrize("kind", ["empty_last_page", "missing_fields"])
 def test_a_fault_that_passes_is_repaired(db: psycopg.Connection[Row], shop: Any, kind: str) -> None:
     malls.fault(shop, "shopify", kind, times=2, after=2, seconds=1)
     malls.night("shopify_mall", "first", page_sizes={"*": 4})

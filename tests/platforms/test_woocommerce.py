@@ -396,9 +396,8 @@ def test_a_fault_that_lasts_is_one_sentence_and_the_next_night_is_whole(
     assert malls.differences(db, "woo_mall", truth(woo)) == {}
 
 
-@pytest.mark.parametrize(
-    "kind", ["empty_last_page", "duplicate_page", "missing_fields", "ids_as_numbers", "null_fields", "emoji", "call_limit", "platform_busy"]
-)  # fmt: skip
+# the others: tests/faults/test_matrix.py
+@pytest.mark.parametrize("kind", ["empty_last_page", "missing_fields"])
 def test_a_fault_that_passes_is_repaired(db: psycopg.Connection[Row], woo: Any, kind: str) -> None:
     malls.fault(woo, "woocommerce", kind, times=2, after=2, seconds=1)
     malls.night("woo_mall", "first", page_sizes={"*": 4})

@@ -33,13 +33,13 @@ def settled(
     seen: set[str] = set()
     count: int | None = None
     for number in range(MAX_WALKS):
-        known, nameless, pages, is_last_empty = len(seen), 0, 0, False
+        known, nameless, pages, has_empty = len(seen), 0, 0, False
         for rows in walk():
             names = [key(row) for row in rows]
             nameless += names.count(None)
             seen.update(name for name in names if name is not None)
             pages += 1
-            is_last_empty = not rows
+            has_empty = has_empty or not rows
             yield rows
         count = total()
         if count is not None:
@@ -47,7 +47,7 @@ def settled(
                 return
             continue
         # one page is one moment; a page that was promised and came empty, or a border that may have moved, is doubtful
-        if pages < 2 or not (shifts or is_last_empty) or (number > 0 and len(seen) == known):
+        if pages < 2 or not (shifts or has_empty) or (number > 0 and len(seen) == known):
             return
     counted = f", the platform counts {count}" if count is not None else ""
     raise PlatformDown(platform, method, f"the list kept changing: {len(seen)} rows after {MAX_WALKS} walks{counted}")

@@ -260,14 +260,6 @@ class Endpoint(Table):
             raise ValueError("window: neither {start} nor {end} is used in path, query, body or form")
         if self.keep == "*":
             raise ValueError("keep: name the fields; what nobody looked at may hold personal values")
-        if "[]" in self.records and self.total is not None:
-            raise ValueError(
-                "total: it counts what the pages are cut from, not the rows below a []; use paging.more instead"
-            )
-        if "[]" in self.records and self.paging.kind in ("page", "offset") and self.paging.more is None:
-            raise ValueError(
-                "paging.more: rows below a [] do not tell how full a page is; say which field promises more"
-            )
         return self
 
 
@@ -699,6 +691,7 @@ class Feed:
         self.reader = Reader(name, table, options)
         self.parts = {part: (block, Reader(part, block, table, options)) for part, block in parts_of(table)}
         self.zone = ZoneInfo(table.zone or options.zone or "Asia/Shanghai")
+        self._list, _, self._below = table.records.partition("[]")  # what pages are cut from; the rows inside of it
         column = table.columns[self.entity.key].column
         assert column is not None
         self._key = column
@@ -713,16 +706,20 @@ class Feed:
         """Everything of the window (or the whole list), as often as it takes until nothing can be missing."""
 
         def rows(answer: Any, page: object) -> list[Any]:
-            read = rows_at(answer, self.table.records)
+            read = rows_at(answer, self._list)
             if read is None:
-                raise BadPayload(NAME, self.table.path, f"page {page} has no list at {self.table.records or 'its top'}")
+                raise BadPayload(NAME, self.table.path, f"page {page} has no list at {self._list or 'its top'}")
             return [{"": place} for place in read]  # paging knows rows as dicts; what stands around a row goes with it
 
-        def key(row: Any) -> str | None:
-            return self.key(row[""])
+        for page in self._settled(client, window, rows, lambda row: self._page_key(row[""])):
+            yield [self.record(client, place) for row in page for place in self._inside(row[""])]
 
-        for page in self._settled(client, window, rows, key):
-            yield [self.record(client, row[""]) for row in page]
+    def _page_key(self, row: Place) -> str | None:
+        """What tells an element of a page from the others: its id, or all of it when the rows lie inside."""
+        return hashlib.sha256(orjson.dumps(row.value)).hexdigest() if self._below else self.key(row)
+
+    def _inside(self, row: Place) -> Iterator[Place]:
+        return _part_rows(row, self._below) if self._below else iter((row,))
 
     def _settled(
         self,
