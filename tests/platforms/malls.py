@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,19 @@ class Recorded:
         self.asked.append((verb, url, arguments))
         status, headers, content = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return Answer(status, headers, content if isinstance(content, bytes) else orjson.dumps(content))
+
+
+def arrived(db: psycopg.Connection[Row], source_id: str, stream: str, records: Mapping[str, dict[str, Any]]) -> None:
+    """Put records into raw as landing does, one batch."""
+    row = db.execute(
+        "INSERT INTO raw.batches (source_id, stream, part, run_id, window_start, window_end, seen_count, changed_count,"
+        " rejected_count, loaded_at) VALUES (%s, %s, 'modified', 'r', now(), now(), 0, 0, 0, now()) RETURNING batch_id",
+        (source_id, stream),
+    ).fetchone()
+    assert row is not None
+    for key, payload in records.items():
+        db.execute(
+            "INSERT INTO raw.records (batch_id, source_id, stream, record_key, payload, content_hash, observed_at, run_id)"
+            " VALUES (%s, %s, %s, %s, %s, %s, '2026-03-14 10:00+08', 'r')",
+            (row["batch_id"], source_id, stream, key, orjson.dumps(payload).decode(), key.encode()),
+        )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,58 @@ def test_people_are_known_by_their_phone_and_nothing_is_clear(shop: Any, db: psy
     people = shop.control("GET", "/people")["people"]
     assert [person["phone"][:3] for person in people if person["phone"] in texts] == []
     assert [len(person["name"]) for person in people if len(person["name"]) > 2 and person["name"] in texts] == []
+
+
+def order(status: str, **changes: Any) -> dict[str, Any]:
+    item = {"item_id": "7", "sku_id": "0", "item_name": "茶", "price": "10.00", "quantity": "2", "total_price": "18.00"}
+    detail = {
+        "status": status,
+        "total": "18.00",
+        "time": "2026-03-01 10:00:00",
+        "update_time": "2026-03-05 10:00:00",
+        "buyer_info": {"buyer_id": "b1"},
+        "items": [item],
+    }
+    return {"order_id": "o", "detail": detail | changes}
+
+
+def test_an_order_in_words_that_are_not_confirmed(shop: Any, db: psycopg.Connection[Row]) -> None:
+    paid = {"pay_time": "2026-03-01 10:05:00"}
+    sent = paid | {"send_time": "2026-03-02 09:00:00"}
+    item = order("pay")["detail"]["items"][0]
+    records = {
+        "never paid": order("close"),
+        "paid back": order("close", **paid),
+        "asked for before it was sent": order("refunding", **paid),
+        "asked for after it was sent": order("refunding", **sent),
+        "one thing twice": order("pay", **paid, items=[item, item, item | {"sku_id": "9"}]),
+        "no time of change": order("ship", **sent, update_time=""),
+        "unknown": order("shipping"),
+        "no detail": {"order_id": "o", "status": "pay"},
+    }
+    malls.arrived(db, SOURCE, "trades", records)
+    mapping.map_source(SOURCE, run_id="r")
+    states = db.execute("SELECT order_id, status, is_paid FROM core.orders").fetchall()
+    assert {row["order_id"]: (row["status"], row["is_paid"]) for row in states} == {
+        "never paid": ("cancelled", False),
+        "paid back": ("refunded", True),
+        "asked for before it was sent": ("paid", True),
+        "asked for after it was sent": ("shipped", True),
+        "one thing twice": ("paid", True),
+        "no time of change": ("shipped", True),
+    }
+    lines = db.execute("SELECT line_id FROM core.order_lines WHERE order_id = 'one thing twice' ORDER BY 1").fetchall()
+    assert [row["line_id"] for row in lines] == ["7:0", "7:0#2", "7:9"]
+    assert one(db, "SELECT modified_at FROM core.orders WHERE order_id = 'no time of change'") == china(
+        "2026-03-02T09:00:00"
+    )
+    refunds = db.execute("SELECT refund_id, refund_amount, is_money FROM core.refunds").fetchall()
+    assert [tuple(row.values()) for row in refunds] == [("paid back", Decimal("18.00"), True)]
+    rejects = {
+        row["record_key"]: row["reason"] for row in db.execute("SELECT record_key, reason FROM raw.rejects").fetchall()
+    }
+    assert set(rejects) == {"unknown", "no detail"}
+    assert rejects["unknown"] == "core.orders: detail: status is missing or unknown"
 
 
 def test_check_names_the_shop_and_what_may_not_be_read(shop: Any) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import malls
@@ -13,7 +14,8 @@ import pytest
 import requests
 from nights import everything, one
 
-from nightmarket import dates, landing, settings, sources
+from nightmarket import dates, landing, mapping, settings, sources
+from nightmarket.console.receiver import Receiver
 from nightmarket.dates import Window
 from nightmarket.platforms import youzan
 from nightmarket.platforms.base import (
@@ -257,7 +259,21 @@ def test_three_envelopes(raw: Raw) -> None:
     assert set(raw.call(REVIEWS, {"page_size": 101}, token)["error_response"]) == {"code", "msg"}
 
 
+def test_more_calls_in_a_second_than_allowed_are_refused(raw: Raw, sandbox: Any) -> None:
+    token = raw.token()["data"]["access_token"]
+    sandbox.control("POST", "/settings", {"youzan_rate": 1})
+    answers = [raw.call(COUPONS, {}, token) for _ in range(12)]
+    codes = [answer.get("gw_err_resp", {}).get("err_code") for answer in answers]
+    assert codes[0] is None
+    assert set(codes) == {None, 4101}
+
+
 # ----------------------------------------------------------------------------------------------------------- client
+def test_a_redirect_says_to_check_the_address() -> None:
+    with pytest.raises(Refused, match="HTTP 301; check the address"):
+        youzan.read_answer(SOLD, 301, b"")
+
+
 def answered(value: Any) -> dict[str, Any]:
     return youzan.read_answer(SOLD, 200, orjson.dumps(value), 1)
 
@@ -476,14 +492,30 @@ def test_the_first_night_equals_the_truth_and_a_second_changes_nothing(shop: Any
 
 
 def test_small_pages_and_a_full_remap_give_the_same(shop: Any, db: psycopg.Connection[Row]) -> None:
-    from nightmarket import mapping
-
     malls.night(SOURCE, "small", page_sizes={"*": 3})
     assert malls.differences(db, SOURCE, truth(shop), "products") == {}
     before = everything(db)
     assert mapping.reset_mappings(db, SOURCE) == 5
     mapping.map_source(SOURCE, run_id="remap")
     assert everything(db) == before
+
+
+def test_a_past_range_can_be_read_again_and_no_gap_is_left(
+    shop: Any, db: psycopg.Connection[Row], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    malls.use_sources(monkeypatch, tmp_path, BLOCK.replace("history_days: 400", "history_days: 20"))
+    malls.night(SOURCE, "short")
+    assert "orders" in malls.differences(db, SOURCE, truth(shop))
+    assert landing.gaps(SOURCE) == []
+    marks = "SELECT stream, watermark FROM raw.cursors ORDER BY 1"
+    before = db.execute(marks).fetchall()
+    past = Window(dates.now() - timedelta(days=400), dates.now() - timedelta(days=19))
+    for stream in ("trades", "refunds"):
+        landing.land(SOURCE, stream, run_id="past", until=dates.now(), window=past)
+    assert db.execute(marks).fetchall() == before, "a backfill leaves the watermarks where they are"
+    mapping.map_source(SOURCE, run_id="past")
+    mapping.resolve_members(run_id="past")
+    assert malls.differences(db, SOURCE, truth(shop), "products") == {}
 
 
 def test_nights_of_increments_equal_the_truth(shop: Any, db: psycopg.Connection[Row], set_clock: Any) -> None:
@@ -549,11 +581,132 @@ def test_without_details_the_lists_payment_counts(
     assert set(found) == {"paid_amount"}, "which is not what was paid: the postage is missing"
 
 
-def test_reviews_are_off_until_somebody_switches_them_on() -> None:
+def test_reviews_are_off_until_somebody_switches_them_on(
+    environment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert set(youzan.streams(youzan.Options())) == {"trades", "refunds", "customers", "coupons"}
     assert "reviews" in youzan.streams(youzan.Options(reviews=True))
-    shipped = sources.load_sources()[SOURCE]
+    page = Path(__file__).resolve().parents[2] / "docs" / "connections" / "youzan.md"
+    ready = page.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    file = malls.use_sources(monkeypatch, tmp_path, "sources:\n" + ready)
+    assert sources.load_sources(file)[SOURCE].settings == youzan.Options(), "the page shows what is set anyway"
+    shipped = sources.load_sources(malls.CONFIG / "sources.yaml")[SOURCE]
     assert set(shipped.streams) == {"trades", "refunds", "customers", "coupons"}
+
+
+PAID_BACK, CLOSED = 1773450000, 1773440000  # 2026-03-14 09:00 and 06:13 in China
+
+
+def refund(detail: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    row = {"tid": "E1", "status": "SUCCESS", "refund_fee": "15.00", "created": 1773400000, "modified": CLOSED} | changes
+    return row | ({"detail": detail} if detail is not None else {})
+
+
+def test_a_refund_is_what_really_went_back_on_the_day_it_arrived(shop: Any, db: psycopg.Connection[Row]) -> None:
+    def funds(*states: tuple[int, int]) -> list[dict[str, int]]:
+        return [{"refund_fee": fen, "status": status} for fen, status in states]
+
+    times = {"refund_account_time": PAID_BACK, "refund_success_time": CLOSED}
+    cases: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+        "a part failed": (refund(times | {"refund_fund_list": funds((1000, 2), (500, 1))}), (True, "10.00", PAID_BACK)),
+        "on its way": (
+            refund({"refund_success_time": CLOSED, "refund_fund_list": funds((1500, 0))}),
+            (True, "15.00", CLOSED),
+        ),
+        "all of it failed": (refund(times | {"refund_fund_list": funds((1500, 1))}), (False, "15.00", PAID_BACK)),
+        "with postage": (
+            refund({"refund_fee": "16.50", "refund_fund_list": funds((1650, 2))}),
+            (True, "16.50", CLOSED),
+        ),
+        "no list": (refund(None), (True, "15.00", CLOSED)),
+        "times as texts": (
+            refund(
+                {"refund_account_time": "2026-03-14 09:00:00"}, modified="2026-03-14 06:13:20", created=1773400000000
+            ),
+            (True, "15.00", PAID_BACK),
+        ),
+        "asked for": (
+            refund({"refund_fund_list": funds((1500, 0))}, status="WAIT_SELLER_AGREE"),
+            (False, "15.00", None),
+        ),
+    }
+    unusable = {
+        "unknown": refund(None, status="NEW_WORD"),
+        "no number": refund({"refund_fund_list": [{"refund_fee": "x", "status": 2}]}),
+    }
+    malls.arrived(db, SOURCE, "refunds", {name: payload for name, (payload, _) in cases.items()} | unusable)
+    mapping.map_source(SOURCE, run_id="r")
+    rows = db.execute("SELECT refund_id, is_money, refund_amount, settled_at FROM core.refunds").fetchall()
+    found = {
+        row["refund_id"]: (
+            row["is_money"],
+            f"{row['refund_amount']:.2f}",
+            row["settled_at"] and int(row["settled_at"].timestamp()),
+        )
+        for row in rows
+    }
+    assert found == {name: wanted for name, (_, wanted) in cases.items()}
+    rejects = db.execute("SELECT record_key, reason FROM raw.rejects ORDER BY 1").fetchall()
+    assert [(row["record_key"], row["reason"]) for row in rejects] == [
+        ("no number", "core.refunds: refund_fund_list: refund_fee is missing or not a number"),
+        ("unknown", "core.refunds: status is missing or unknown"),
+    ]
+
+
+def trade(status: str, pay: dict[str, str], **times: str) -> dict[str, Any]:
+    info = {
+        "tid": "t",
+        "status": status,
+        "created": "2026-03-01 10:00:00",
+        "update_time": "2026-03-02 10:00:00",
+    } | times
+    lines = [{"oid": "1", "item_id": 7, "title": "茶", "num": 2, "price": "10.00", "payment": "18.00"}]
+    return {
+        "order_info": info,
+        "pay_info": pay,
+        "buyer_info": {"yz_open_id": "yz1", "buyer_phone": "masked"},
+        "orders": lines,
+    }
+
+
+def test_an_orders_state_and_what_was_paid(shop: Any, db: psycopg.Connection[Row]) -> None:
+    due, paid = {"payment": "18.00"}, {"payment": "20.00", "real_payment": "20.00", "post_fee": "2.00"}
+    when = {"pay_time": "2026-03-01 10:05:00"}
+    records: dict[str, dict[str, Any]] = {
+        "never paid": {"full_order_info": trade("TRADE_CLOSED", due, pay_time="")},
+        "paid back": {"full_order_info": trade("TRADE_CLOSED", due, **when)},
+        "group-buy": {"full_order_info": trade("WAIT_CONFIRM", due, **when)},
+        "detail is newer": {
+            "full_order_info": trade("WAIT_SELLER_SEND_GOODS", due, **when),
+            "detail": {"full_order_info": trade("WAIT_BUYER_CONFIRM_GOODS", paid, **when)},
+        },
+        "detail without the amount": {
+            "full_order_info": trade("TRADE_SUCCESS", due, **when),
+            "detail": {"full_order_info": trade("TRADE_SUCCESS", due, **when)},
+        },
+        "unknown": {"full_order_info": trade("TRADE_NEW", due)},
+        "nothing": {"full_order_info": None},
+    }
+    malls.arrived(db, SOURCE, "trades", records)
+    mapping.map_source(SOURCE, run_id="r")
+    rows = db.execute(
+        "SELECT order_id, status, is_paid, paid_amount, postage_amount, goods_amount FROM core.orders"
+    ).fetchall()
+    assert {row["order_id"]: tuple(map(str, list(row.values())[1:])) for row in rows} == {
+        "never paid": ("cancelled", "False", "18.00", "0", "20.00"),
+        "paid back": ("refunded", "True", "18.00", "0", "20.00"),
+        "group-buy": ("paid", "True", "18.00", "0", "20.00"),
+        "detail is newer": ("shipped", "True", "20.00", "2.00", "20.00"),
+    }
+    rejects = {
+        row["record_key"]: row["reason"] for row in db.execute("SELECT record_key, reason FROM raw.rejects").fetchall()
+    }
+    assert rejects["detail without the amount"] == (
+        "core.orders: detail: pay_info.real_payment is missing or not a number"
+    )
+    assert rejects["unknown"] == "core.orders: order_info.status is missing or unknown"
+    assert "the order has no lines" in rejects["nothing"]
+    assert one(db, "SELECT count(*) FROM core.identities") == 1, "a masked phone is nobody"
 
 
 def test_check_names_the_shop_and_what_may_not_be_read(shop: Any) -> None:
@@ -631,3 +784,23 @@ def test_a_push_that_is_not_signed_well_is_refused() -> None:
     assert push(b"[1]").status == 400
     other = Credentials("c", "h", "client-1", "secret-1", extra={"push_header": "X-Sign"})
     assert push(body, other, headers={"x-sign": good.upper()}).status == 200
+
+
+def test_a_push_is_stored_encrypted_once(shop: Any, db: psycopg.Connection[Row]) -> None:
+    archive = Receiver()
+    credentials = settings.credentials(SOURCE)
+    body = json.dumps(
+        {"msg_id": "m-7", "type": "trade_TradePaid", "msg": "%7B%22buyer_phone%22%3A%2210012345678%22%7D"}
+    ).encode()
+    sign = hashlib.md5(credentials.login.encode() + body + credentials.password.encode()).hexdigest()
+    request = PushRequest("POST", f"/webhooks/{SOURCE}", {}, {"event-sign": sign}, body)
+    try:
+        for _ in range(2):
+            assert archive.take(SOURCE, request).status == 200
+        forged = PushRequest("POST", request.path, {}, {"event-sign": sign}, body + b" ")
+        assert archive.take(SOURCE, forged).status == 403
+    finally:
+        archive.close()
+    rows = db.execute("SELECT push_key, body FROM raw.pushes WHERE source_id = %s", (SOURCE,)).fetchall()
+    assert [row["push_key"] for row in rows] == ["m-7"]
+    assert b"10012345678" not in bytes(rows[0]["body"])
