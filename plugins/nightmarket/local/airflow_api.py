@@ -74,7 +74,7 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         return list(self.call("GET", path, limit=200)["task_instances"])
 
-    def wait_for_run(self, dag_id: str, run_id: str, seconds: float = 300) -> dict[str, Any]:
+    def wait_for_run(self, dag_id: str, run_id: str, seconds: float = 900) -> dict[str, Any]:
         """Until the run has finished. Raises LocalError naming the failed task and its error."""
 
         def finished() -> dict[str, Any] | None:
@@ -86,7 +86,7 @@ class AirflowApi:
             raise LocalError(self.why_failed(dag_id, run_id))
         return run
 
-    def wait_for_new_run(self, dag_id: str, known: list[str], seconds: float = 60) -> str:
+    def wait_for_new_run(self, dag_id: str, known: list[str], seconds: float = 180) -> str:
         """Until an asset event has started a run that was not there before."""
 
         def new() -> str | None:
