@@ -25,7 +25,7 @@ from nightmarket.console.app import create_app
 from nightmarket.console.receiver import BODY_BYTES
 from nightmarket.dates import Window
 from nightmarket.landing import Loader
-from nightmarket.platforms import own_pages, wechat_push
+from nightmarket.platforms import own_pages, wechat_push, youzan
 from nightmarket.platforms.base import PushRequest
 from nightmarket.settings import ConfigError, Credentials
 from nightmarket.sources import source
@@ -313,6 +313,20 @@ def test_our_pages_push_too(console: Console, db: psycopg.Connection[Any]) -> No
     without_id, headers = own({"kind": "click"})
     assert console.push("own_pages", without_id, **headers).status_code == 400
     assert len(pushes(db)) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- youzan
+def test_youzan_signs_with_md5(console: Console, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = {"conn_type": "http", "host": "http://127.0.0.1:1", "login": "client-id", "password": "client-secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_YOUZAN_MALL", json.dumps(shop))
+    body = json.dumps({"msg_id": "m-1", "type": "trade_TradePaid", "id": "E20260315", "sendCount": 1}).encode()
+    headers = {youzan.PUSH_HEADER: hashlib.md5(b"client-id" + body + b"client-secret").hexdigest()}
+    answer = console.push("youzan_mall", body, **headers)
+    assert (answer.status_code, answer.json()["code"]) == (200, 0)
+    assert console.push("youzan_mall", body, **headers).status_code == 200
+    assert console.push("youzan_mall", body.replace(b"E2026", b"E2027"), **headers).status_code == 403
+    (record,) = landed(db, "youzan_mall")
+    assert (record["push_key"], record["body"]["id"]) == ("m-1", "E20260315")
 
 
 # -------------------------------------------------------------------------------------------------------------- house
