@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 # Shops and accounts that are read page by page; rest is the platform declared in YAML.
 SHOPS = ("taobao", "jd", "youzan", "weidian", "wechat_store", "shopify", "woocommerce")
 LISTS = (*SHOPS, "wechat_official", "weibo", "rest", "own_pages")
-PUSHING = ("youzan", "wechat_official")
+PUSHING = ("wechat_official",)
 PLATFORMS = (*LISTS, "wechat_pay", "smtp")
 # Kinds every HTTP platform knows (app.py carries them out) ...
 TRANSPORT = {
@@ -220,3 +220,14 @@ def emptied(fault: Fault | None, rows: list[Row]) -> list[Row]:
         return rows
     fault.is_idle = not rows
     return []
+
+
+def spoil_page(fault: Fault | None, rows: list[Row], promised: bool, **paths: Sequence[str]) -> list[Row]:
+    """`emptied` where an earlier answer promised these rows, `spoil_rows` for the other kinds.
+
+    `promised` False (one thing in full, the only page of a list without a count): empty_last_page waits for another answer.
+    """
+    if fault is None or fault.kind != "empty_last_page":
+        return spoil_rows(fault, rows, **paths)
+    fault.is_idle = not (promised and rows)
+    return rows if fault.is_idle else []
