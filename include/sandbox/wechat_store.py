@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from .clock import DAY, day_of
-from .faults import Fault, clock_of, emptied, shift_rows, spoil_rows
+from .clock import DAY, HOUR, day_of
+from .faults import Fault, clock_of, shift_rows, spoil_page
 from .people import LETTERS, Person
 from .shops import Customer, Line, Sale, Shop, ShopItem, ShopRefund
 from .state import World
@@ -24,7 +24,7 @@ from .wire import Answer, Request, json_answer
 
 APPID = "wxnightmarketstore1"
 SHOP_NAME = "夜市微信小店"
-ORDER_SPAN, AFTERSALE_SPAN = 7 * DAY, DAY
+ORDER_SPAN = 7 * DAY
 ORDER_PAGE, PRODUCT_PAGE, COUPON_PAGE, MEMBER_PAGE = 100, 30, 200, 100
 DAY_CALLS = 500_000
 STATUSES = {"unpaid": 10, "paid": 20, "shipped": 30, "finished": 100, "refunded": 200, "closed_unpaid": 250}
@@ -134,9 +134,7 @@ class WechatStore(WechatAccount):
         ids = found()
         page = ids[start : start + size]
         has_more = start + size < len(ids)
-        if start or has_more:  # an empty page must be one that was promised
-            page = [row["id"] for row in emptied(fault, [{"id": one} for one in page])]
-        rows = spoil_rows(fault, [{"id": str(one)} for one in page], ids=("id",))
+        rows = spoil_page(fault, [{"id": str(one)} for one in page], start > 0 or has_more, ids=("id",))
         following = urlsafe_b64encode(f"{start + size}|{asked}".encode()).decode() if has_more else ""
         return [row["id"] for row in rows], following, has_more, len(ids)
 
@@ -209,9 +207,10 @@ class WechatStore(WechatAccount):
         sale = self.shop.sale(self._id(body, "order_id"), now)
         if sale is None:
             raise WechatError(40097, "invalid args: order_id")
-        orders = spoil_rows(
+        orders = spoil_page(
             fault,
             [self._order(sale, now)],
+            False,
             ids=("order_id", "order_detail.product_infos.product_id", "order_detail.product_infos.sku_id"),
             nullable=("unionid", "order_detail.ext_info.customer_notes", "order_detail.delivery_info.address_info"),
             required=("order_id",),
@@ -341,7 +340,7 @@ class WechatStore(WechatAccount):
             start, end = body.get(f"begin_{kind}_time"), body.get(f"end_{kind}_time")
             if start is not None or end is not None:
                 break
-        low, high = self._span(start, end, AFTERSALE_SPAN)
+        low, high = self._span(start, end, self.world.settings.wechat_store_aftersale_hours * HOUR)
 
         def found() -> list[int]:
             if kind == "update":
@@ -363,9 +362,10 @@ class WechatStore(WechatAccount):
         refund = self.shop.refund(self._id(body, "after_sale_order_id"), now)
         if refund is None:
             raise WechatError(40097, "invalid args: after_sale_order_id")
-        rows = spoil_rows(
+        rows = spoil_page(
             fault,
             [self._aftersale(refund, now)],
+            False,
             ids=("after_sale_order_id", "order_id", "product_info.product_id", "product_info.sku_id"),
             nullable=("unionid", "reason"),
             required=("after_sale_order_id",),
@@ -436,8 +436,8 @@ class WechatStore(WechatAccount):
             "edit_time": item.modified,
             "skus": [{"sku_id": str(self._sku_id(item.item)), "sku_code": item.code, "sale_price": item.price}],
         }
-        rows = spoil_rows(
-            fault, [product], ids=("product_id", "skus.sku_id"), nullable=("out_product_id", "edit_status"),
+        rows = spoil_page(
+            fault, [product], False, ids=("product_id", "skus.sku_id"), nullable=("out_product_id", "edit_status"),
             required=("product_id",), texts=("title",),
         )  # fmt: skip
         return {"errmsg": "ok", "product": rows[0]}
@@ -453,12 +453,9 @@ class WechatStore(WechatAccount):
             self._member(customer, bool(body.get("need_phone_number")), now)
             for customer in customers[(number - 1) * size : number * size]
         ]
-        rows = spoil_rows(
-            fault, rows, ids=(), nullable=("unionid", "user_grade_info.experience_value"),
-            required=("openid",),
-        )  # fmt: skip
-        if number > 1:
-            rows = emptied(fault, rows)
+        rows = spoil_page(
+            fault, rows, True, nullable=("unionid", "user_grade_info.experience_value"), required=("openid",)
+        )
         return {"errmsg": "ok", "list": rows, "total_num": len(customers)}
 
     def _member(self, customer: Customer, with_phone: bool, now: float) -> Body:
@@ -484,10 +481,8 @@ class WechatStore(WechatAccount):
             raise WechatError(40097, "invalid args: page jumps too far")
         wanted = (3, 4) if status == 200 else (status,)
         ids = [coupon.coupon_id for coupon in COUPONS if coupon.status in wanted]
-        rows = spoil_rows(
-            fault, [{"coupon_id": str(one)} for one in ids[(page - 1) * size : page * size]], ids=("coupon_id",)
-        )
-        rows = emptied(fault, rows) if page > 1 else rows
+        rows = [{"coupon_id": str(one)} for one in ids[(page - 1) * size : page * size]]
+        rows = spoil_page(fault, rows, True, ids=("coupon_id",))
         return {"errmsg": "ok", "coupons": rows, "total_num": len(ids), "page_ctx": str(page)}
 
     def coupon_get(self, body: Body, now: float, fault: Fault | None) -> Body:
@@ -517,8 +512,8 @@ class WechatStore(WechatAccount):
                 "used_num": coupon.used,
             },
         }
-        rows = spoil_rows(
-            fault, [row], ids=("coupon_id",), nullable=("coupon_info.receive_info",), required=("coupon_id",),
+        rows = spoil_page(
+            fault, [row], False, ids=("coupon_id",), nullable=("coupon_info.receive_info",), required=("coupon_id",),
             texts=("coupon_info.name",),
         )  # fmt: skip
         return {"errmsg": "ok", "coupon": rows[0]}

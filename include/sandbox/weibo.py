@@ -15,7 +15,7 @@ from typing import Any
 
 from .chance import Chance
 from .clock import DAY, HOUR, MINUTE, SHANGHAI, iso
-from .faults import EMOJI, Fault, clock_of, emptied, spoil_rows
+from .faults import EMOJI, Fault, clock_of, spoil_page
 from .people import Person
 from .state import World
 from .wire import Answer, Request, json_answer
@@ -323,8 +323,6 @@ class Weibo:
         found = wanted[(page - 1) * count : page * count]
         has_more = len(wanted) > page * count
         following = wanted[page * count] if has_more else 0
-        if until or page > 1 or has_more:  # an empty page must be one that was promised
-            found = [row["id"] for row in emptied(fault, [{"id": one} for one in found])]
         return found, following, len(ids)
 
     # ---------------------------------------------------------------------------------------------------- posts
@@ -379,7 +377,7 @@ class Weibo:
         rows = [self._status(self.social.by_id[one], now) for one in found]
         if request.query.get("trim_user") == "1":
             rows = [row | {"user": UID} for row in rows]
-        return self._list("statuses", self._spoilt(fault, rows, "text"), following, total)
+        return self._list("statuses", self._spoilt(fault, rows, True, "text"), following, total)
 
     def mentions(self, request: Request, now: float, fault: Fault | None) -> Row:
         notes = {note.note_id: note for note in self.social.mentions if note.created <= now}
@@ -400,13 +398,14 @@ class Weibo:
                     "user": self._user(note.person),
                 }
             )
-        return self._list("statuses", self._spoilt(fault, rows, "text", "user.screen_name"), following, total)
+        return self._list("statuses", self._spoilt(fault, rows, True, "text", "user.screen_name"), following, total)
 
     @staticmethod
-    def _spoilt(fault: Fault | None, rows: list[Row], *texts: str) -> list[Row]:
-        return spoil_rows(
+    def _spoilt(fault: Fault | None, rows: list[Row], promised: bool, *texts: str) -> list[Row]:
+        return spoil_page(
             fault,
             rows,
+            promised,
             ids=("id", "idstr", "status.id", "status.idstr"),
             nullable=("source", "user.location", "retweeted_status", "reply_comment"),
             required=("id",),
@@ -427,7 +426,7 @@ class Weibo:
         row = self._status(self._post_of(request, now), now, request.query.get("isGetLongText") == "1")
         if fault and fault.kind == "emoji" and "longText" in row:
             row["longText"]["longTextContent"] += EMOJI
-        return self._spoilt(fault, [row], "text")[0]
+        return self._spoilt(fault, [row], False, "text")[0]
 
     def count(self, request: Request, now: float, fault: Fault | None) -> list[Row]:
         ids = [part for part in request.query.get("ids", "").split(",") if part]
@@ -441,7 +440,7 @@ class Weibo:
             for post in posts
             if post is not None and post.created <= now  # the others are silently left out
         ]
-        return spoil_rows(fault, rows, ids=("id",), required=("id",))
+        return spoil_page(fault, rows, False, ids=("id",), required=("id",))
 
     # ---------------------------------------------------------------------------------------------------- comments
 
@@ -468,7 +467,7 @@ class Weibo:
                     "reply_comment": None,
                 }
             )
-        return self._list("comments", self._spoilt(fault, rows, "text", "user.screen_name"), following, total)
+        return self._list("comments", self._spoilt(fault, rows, True, "text", "user.screen_name"), following, total)
 
     def comments_to_me(self, request: Request, now: float, fault: Fault | None) -> Row:
         return self._comments(request, self.social.comments, now, fault)
@@ -484,10 +483,8 @@ class Weibo:
         cursor = self._number(request, "cursor", 0)
         people, total = self.social.sample(now), len(self.social.followers(now))
         rows = [self._user(person) for person in people[cursor : cursor + count]]
-        if cursor or len(people) > count:
-            rows = emptied(fault, rows)
-        rows = spoil_rows(
-            fault, rows, ids=("id", "idstr"), nullable=("location",), required=("id",), texts=("screen_name",)
+        rows = spoil_page(
+            fault, rows, True, ids=("id", "idstr"), nullable=("location",), required=("id",), texts=("screen_name",)
         )
         following = cursor + count if cursor + count < len(people) else 0
         return self._list("users", rows, following, total)
@@ -509,7 +506,7 @@ class Weibo:
                 if uid == UID:
                     user["statuses_count"] = sum(post.created <= now for post in self.social.posts)
                 rows.append({name: user[name] for name in ("id", "followers_count", "friends_count", "statuses_count")})
-        return spoil_rows(fault, rows, ids=("id",), nullable=("friends_count",), required=("id",))
+        return spoil_page(fault, rows, False, ids=("id",), nullable=("friends_count",), required=("id",))
 
     # ---------------------------------------------------------------------------------------------------- the application
 

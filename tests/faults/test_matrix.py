@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from nightmarket import dates, landing, mapping, sources
-from nightmarket.platforms import base, taobao
+from nightmarket.platforms import base, taobao, wechat_store
 from nightmarket.platforms.base import PlatformError
 from nightmarket.warehouse import Row
 from sandbox_process import Sandbox, start_sandbox
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 FIRST, LATER = "2026-03-15T02:30:00+08:00", "2026-03-18T02:30:00+08:00"
 HISTORY_DAYS = 400  # the world's is 374 days long
 YEAR_MINUTES = 60 * 24 * 365  # windows as long as the platform allows: fewer calls, fuller pages
+AFTERSALE_HOURS = 24 * 30  # 24 on the real platform: 400 windows of nothing would only cost time
 ANSWER_SECONDS = 0.5  # we wait; the faults below take longer or shorter
 
 # fault -> how it is set. Kinds that spoil what is told go on for the whole run, kinds that fail come back a few times.
@@ -204,6 +205,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_pause", lambda state: 0.01)
     monkeypatch.setattr(taobao, "HISTORY_WINDOW", timedelta(days=400))
     monkeypatch.setattr(taobao, "SOLD_WINDOW", timedelta(days=100))
+    monkeypatch.setattr(wechat_store, "AFTERSALE_SPAN", timedelta(hours=AFTERSALE_HOURS))
 
 
 def write_source(monkeypatch: pytest.MonkeyPatch, folder: Path, platform: str) -> str:
@@ -268,6 +270,7 @@ def test_core_equals_the_truth_after_the_fault(
 ) -> None:
     case = PLATFORMS[platform]
     source_id = write_source(monkeypatch, tmp_path, platform)
+    sandbox.control("POST", "/settings", {"wechat_store_aftersale_hours": AFTERSALE_HOURS})
     sandbox.control("POST", "/faults", {"faults": [{"platform": platform, "kind": fault, **FAULTS[fault]}]})
     for sentence in run(source_id, "first", case.page):
         assert sentence.startswith(f"{platform}, ")

@@ -201,8 +201,9 @@ def test_a_failed_detail_ends_the_page_with_its_own_error() -> None:
 
 def test_windows_are_whole_seconds_and_lose_nothing() -> None:
     window = Window(START + timedelta(milliseconds=300), START + timedelta(hours=1, milliseconds=300))
-    first, last = wechat_store._seconds(window)
-    assert (first, last) == (int(START.timestamp()), int(START.timestamp()) + 3601)
+    first = int(START.timestamp())
+    assert wechat_store._seconds(window, timedelta(hours=24)) == (first, first + 3601)
+    assert wechat_store._seconds(window, timedelta(hours=1)) == (first, first + 3600), "the next one begins there"
 
 
 # ------------------------------------------------------------------------------------------- what the simulator refuses

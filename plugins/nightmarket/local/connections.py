@@ -42,9 +42,8 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
         "weibo_brand": {
             "conn_type": "http",
             "host": access["weibo"]["base_url"],
-            "login": access["weibo"]["app_key"],
+            "login": access["weibo"]["uid"],
             "password": access["weibo"]["access_token"],
-            "extra": {"uid": access["weibo"]["uid"]},
         },
         "wechat_pay": {
             "conn_type": "nightmarket_wechat_pay",

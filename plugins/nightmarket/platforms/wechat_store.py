@@ -41,7 +41,7 @@ ORDERS, ORDER = ROOT + "order/list/get", ROOT + "order/get"
 AFTERSALES, AFTERSALE = ROOT + "aftersale/getaftersalelist", ROOT + "aftersale/getaftersaleorder"
 PRODUCTS, MEMBERS, COUPONS = ROOT + "product/list/get", ROOT + "vip/user/list/get", ROOT + "coupon/get_list"
 
-ORDER_WINDOW, AFTERSALE_WINDOW = timedelta(days=7), timedelta(hours=24)  # the platform's longest
+ORDER_WINDOW, AFTERSALE_SPAN = timedelta(days=7), timedelta(hours=24)  # the platform's longest
 ORDER_PAGE, PRODUCT_PAGE, COUPON_PAGE = 100, 30, 200
 COUPON_STATUSES = (1, 2, 3, 4)  # editing, live, expired, void; a list holds one status only
 TOO_MANY = 31042  # more orders than one window may hold
@@ -178,15 +178,19 @@ def _at(record: Record, field: str) -> datetime | None:
     return datetime.fromtimestamp(int(digits), UTC) if digits.isdecimal() and len(digits) <= 10 else None
 
 
-def _seconds(window: Window) -> tuple[int, int]:
-    """Start and end as the platform wants them. Nobody says whether it counts the ends in: we give a second away, never lose one."""
-    return int(window.start.timestamp()), ceil(window.end.timestamp())
+def _seconds(window: Window, longest: timedelta) -> tuple[int, int]:
+    """Start and end in whole seconds, never further apart than `longest`.
+
+    Nobody says whether the platform counts the ends in, so neighbouring windows share a second.
+    """
+    start = int(window.start.timestamp())
+    return start, min(ceil(window.end.timestamp()), start + int(longest.total_seconds()))
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
 def orders(client: Client, window: Window) -> Iterator[list[Record]]:
     """Orders changed in the window (at most 7 days), each in full; halved when the platform says it holds too many."""
-    start, end = _seconds(window)
+    start, end = _seconds(window, ORDER_WINDOW)
     body = {
         "update_time_range": {"start_time": start, "end_time": end},
         "page_size": client.page_size(ORDERS, ORDER_PAGE),
@@ -208,15 +212,19 @@ def orders(client: Client, window: Window) -> Iterator[list[Record]]:
 
 
 def aftersales(client: Client, window: Window) -> Iterator[list[Record]]:
-    """After-sale orders changed in the window (at most 24 hours), each in full."""
-    start, end = _seconds(window)
+    """After-sale orders changed in the window, each in full; asked for in pieces of the 24 hours that the platform allows."""
+    for piece in dates.windows(window.start, window.end, AFTERSALE_SPAN):
+        yield from _aftersales_of_a_day(client, piece)
+
+
+def _aftersales_of_a_day(client: Client, window: Window) -> Iterator[list[Record]]:
+    start, end = _seconds(window, AFTERSALE_SPAN)
     key = "after_sale_order_id"
+    body = {"begin_update_time": start, "end_update_time": end}
     pages = settled(
         NAME,
         AFTERSALES,
-        lambda: _by_next_key(
-            client, AFTERSALES, key + "_list", key, {"begin_update_time": start, "end_update_time": end}
-        ),
+        lambda: _by_next_key(client, AFTERSALES, key + "_list", key, body),
         lambda row: _text(row[key]),
         shifts=True,
     )
@@ -323,12 +331,12 @@ STREAMS: Mapping[str, Stream] = {
             name="aftersales",
             key=("after_sale_order_id",),
             occurred_at=lambda record: _at(record, "update_time"),
-            slices=by_window(aftersales, largest=AFTERSALE_WINDOW),
-            backfill=backfill_by_window(aftersales, largest=AFTERSALE_WINDOW),
+            slices=by_window(aftersales),
+            backfill=backfill_by_window(aftersales),
             personal={},
             free_text=("reason_text", "details.desc"),
             overlap=timedelta(hours=1),
-            window=AFTERSALE_WINDOW,
+            window=timedelta(days=7),
             priority=1,
             required=("after_sale_order_id", "order_id", "status", "type", "create_time", "update_time", "refund_info.amount"),
         ),

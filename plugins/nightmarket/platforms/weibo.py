@@ -69,7 +69,7 @@ AUTH_ACTIONS = {
     21319: f"the authorisation has been taken back; {REAUTHORISE}",
     21327: f"the access token has expired; {REAUTHORISE}",
     21332: f"the access token is not valid; {REAUTHORISE}",
-    21335: "the access token belongs to another account than extra.uid of the connection; the API shows only the account that authorised",
+    21335: "the access token belongs to another account than the uid (login) of the connection; the API shows only the account that authorised",
 }
 RATE_CODES = {10022: "of this address", 10023: "of this account", 10024: "of this interface"}
 PASSING_CODES = {10001, 10002, 10003, 10009, 10010, 10011}
@@ -184,15 +184,17 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the account. Raises ConfigError when a part of the connection is missing."""
-    uid = str(credentials.extra.get("uid") or "")
     for name, value in {
         "host (https://api.weibo.com)": credentials.host,
+        "login (the account's numeric uid)": credentials.login,
         "password (access token)": credentials.password,
-        "extra.uid (the account's numeric id)": uid,
     }.items():
         if not value:
             raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
-    return Client(credentials.host.rstrip("/"), credentials.password, uid, transport, options, page_sizes or {})
+    if not credentials.login.isdecimal():
+        raise ConfigError(f"connection {credentials.conn_id!r}: login is not a uid, a number like 1404376560.")
+    host, uid = credentials.host.rstrip("/"), credentials.login
+    return Client(host, credentials.password, uid, transport, options, page_sizes or {})
 
 
 # ------------------------------------------------------------------------------------------------------------ lists
@@ -340,7 +342,9 @@ def followers(client: Client, plan: Plan) -> Iterator[list[Record]]:
         following = str(answer.get("next_cursor") or 0)
         if rows:
             yield rows
-        elif empty < EMPTY_TRIES and (cursor or following != "0"):  # a page that was promised: ask for it again
+        elif empty < EMPTY_TRIES and (
+            cursor or following != "0" or total
+        ):  # a page that was promised: ask for it again
             empty += 1
             continue
         if not following.isdecimal() or int(following) == 0 or int(following) == cursor:
