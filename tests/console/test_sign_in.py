@@ -67,3 +67,10 @@ def test_signed_in_people_see_the_page_and_senders_the_link(visits: dict[str, An
 @pytest.mark.slow
 def test_a_bearer_token_works_too(visits: dict[str, Any]) -> None:
     assert (visits["bearer"]["status"], visits["bearer"]["name"]) == (200, True)
+
+
+@pytest.mark.slow
+def test_a_push_needs_no_sign_in_but_the_platforms_signature(visits: dict[str, Any]) -> None:
+    assert visits["pushes"]["the-token"] == {"status": 200, "text": "echo-58"}  # the token of Airflow's own connection
+    assert visits["pushes"]["another"]["status"] == 403
+    assert "echo-58" not in visits["pushes"]["another"]["text"]
