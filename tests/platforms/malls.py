@@ -91,7 +91,8 @@ def put(db: psycopg.Connection[Row], source_id: str, stream: str, *payloads: dic
     """Records as landing leaves them, one batch of each, for mappings of states that the sandbox's shops never get into."""
     for payload in payloads:
         db.execute(
-            "WITH b AS (INSERT INTO raw.batches (source_id, stream, run_id, loaded_at) VALUES (%(source)s, %(stream)s, 'put', %(now)s)"
+            "WITH b AS (INSERT INTO raw.batches (source_id, stream, run_id, seen_count, changed_count, loaded_at)"
+            " VALUES (%(source)s, %(stream)s, 'put', 1, 1, %(now)s)"
             " RETURNING batch_id)"
             " INSERT INTO raw.records (batch_id, source_id, stream, record_key, payload, content_hash, observed_at, run_id)"
             " SELECT batch_id, %(source)s, %(stream)s, %(key)s, %(payload)s::jsonb, ''::bytea, %(now)s, 'put' FROM b",
