@@ -471,7 +471,7 @@ class Loader:
             if isinstance(record, Unusable):
                 self._quarantine(record, batch)
                 continue
-            key = self.stream.record_key(record)
+            key = self._kept_key(self.stream.record_key(record))
             if key is None:
                 self._reject(record, batch)
             else:
@@ -501,6 +501,9 @@ class Loader:
         # PostgreSQL's jsonb cannot hold the character NUL; nobody means it, so it is left out
         return orjson.dumps(record).replace(b"\\u0000", b"")
 
+    def _kept_key(self, key: str | None) -> str | None:
+        return self._tokenizer.scrub(key) if key is not None and self.stream.scrubbed_key else key
+
     def _hashed(self, record: Record) -> Record:
         """What of a record makes it a new version when it changes."""
         if not self.stream.unhashed:
@@ -509,7 +512,7 @@ class Loader:
 
     def _quarantine(self, row: Unusable, batch: Batch) -> None:
         payload = self._tokenise(row.record, batch)
-        batch.rejects.append((row.reason, payload, row.key))
+        batch.rejects.append((row.reason, payload, self._kept_key(row.key)))
         batch.bytes += len(payload)
         self.summary.unusable += 1
 

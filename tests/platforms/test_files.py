@@ -603,6 +603,26 @@ def test_the_same_content_under_another_name_is_not_read_again(db: psycopg.Conne
     assert rows(db, "SELECT count(*) FROM raw.files WHERE archived_at IS NOT NULL") == [(2,)]
 
 
+def test_a_file_that_is_delivered_again_while_it_is_read_is_not_archived_unread(
+    db: psycopg.Connection[Row], declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = declare(SIMPLE)
+    deliver(folder, "20260314", "A1,done,2026-03-14 10:00,30,,1\n", "A1,S1,10,1\n")
+    archive = files._archive
+
+    def delivered_meanwhile(*arguments: Any) -> None:
+        deliver(folder, "20260314", "A1,done,2026-03-14 10:00,3333,,1\n", None)
+        archive(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_archive", delivered_meanwhile)
+        land()
+    assert left(folder) == ["orders_20260314.csv"]
+    night()
+    assert rows(db, "SELECT paid_amount FROM core.orders") == [(Decimal(3333),)]
+    assert left(folder) == []
+
+
 def test_rows_that_only_moved_in_their_file_are_no_new_versions(db: psycopg.Connection[Row], declare: Declare) -> None:
     folder = declare(SIMPLE)
     first = "A1,done,2026-03-12 10:00,30,,1\n"
@@ -675,6 +695,7 @@ def test_a_day_without_its_file_is_a_clear_failure(
         land()
     assert rows(db, "SELECT count(*) FROM raw.records") == [(1,)], "what is there was read"
     assert rows(db, "SELECT watermark::text FROM raw.cursors") == [("2026-03-14 00:00:00+08",)]
+    assert rows(db, "SELECT max(window_end)::text FROM raw.batches WHERE is_complete") == [("2026-03-14 00:00:00+08",)]
     deliver(folder, "20260314", "A2,done,2026-03-14 10:00,30,,1\n", "A2,S1,10,1\n")
     assert land().watermark == NOW
     set_clock("2026-03-18T02:30:00+08:00")
@@ -777,6 +798,45 @@ def test_check_says_what_is_there_and_what_would_be_rejected(db: psycopg.Connect
     )
     assert len(left(folder)) == 4
     assert rows(db, "SELECT count(*) FROM raw.files") == [(0,)]
+
+
+def test_members_who_are_numbered_by_their_phone_do_not_show_it(db: psycopg.Connection[Row], declare: Declare) -> None:
+    folder = declare(EXCEL.replace("card: Card\n    phone: Mobile", "phone: Mobile"))
+    book = openpyxl.Workbook()
+    orders = book.active
+    assert orders is not None
+    orders.title = "Orders"
+    for row in (
+        [],
+        [],
+        ["Order", "State", "Placed", "Card", "Goods", "Total"],
+        ["A1", None, "2026-03-14", 10012345678, 5, 5],
+    ):
+        orders.append(row)
+    for title, content in (
+        ("Items", [["Order", "SKU", "Name", "Price", "Qty"], ["A1", "S", "Bowl", 5, 1]]),
+        (
+            "Members",
+            [
+                ["Card", "Mobile", "Points", "Active", "Since"],
+                [10012345678, 10012345678, "x", 1, None],
+                ["10012345679", "", 1, 1, None],
+            ],
+        ),
+    ):
+        sheet = book.create_sheet(title)
+        for row in content:
+            sheet.append(row)
+    book.save(folder / "export.xlsx")
+    night("orders", "customers")
+    everywhere = [
+        str(rows(db, f"SELECT t::text FROM {table} AS t"))
+        for table in ("raw.records", "raw.heads", "raw.rejects", "core.orders", "core.customers", "core.identities")
+    ]
+    assert "100123456" not in "".join(everywhere)
+    assert rows(db, "SELECT customer_id LIKE 'phone:%%' AS hidden FROM core.customers") == [(True,)]
+    assert "points (column Points) is not a number" in rejects(db)[0]
+    assert rows(db, "SELECT record_key LIKE 'phone:%%' AS hidden FROM raw.rejects") == [(True,)]
 
 
 def test_columns_that_nobody_named_are_not_stored_but_told(db: psycopg.Connection[Row], declare: Declare) -> None:

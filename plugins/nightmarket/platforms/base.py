@@ -466,6 +466,7 @@ class Stream:
     required: tuple[
         str, ...
     ] = ()  # fields every record has; one that vanishes from all of them stops the night by its name
+    scrubbed_key: bool = False  # the key may be a phone number or an address: it is kept as its token
     unhashed: tuple[str, ...] = ()  # fields that say where a record stood, not what it is: alone they make no new version
     backfill: Callable[[Any, Plan, Window], Iterator[Slice]] | None = None  # read a past range again; None: cannot
 

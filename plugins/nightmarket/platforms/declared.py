@@ -509,7 +509,10 @@ class Reader:
 
     def free_text(self, prefix: str = "") -> tuple[str, ...]:
         """Dotted paths where people write what they like, and what was kept as it stood, for Stream.free_text."""
-        prose = [prefix + c.name for c in self._columns if c.kind in ("prose", "text")]
+        # many shops number their members by phone
+        prose = [
+            prefix + c.name for c in self._columns if c.kind in ("prose", "text") or c.name in ("customer_id", "card")
+        ]
         return (*prose, f"{prefix}original.*")
 
     def convert(self, value_of: Callable[[str], Any], columns: Iterable[str] = ()) -> Converted:
@@ -587,7 +590,7 @@ class _Compiled:
             if self.pattern:
                 value = (found.group(1) if self.pattern.groups else found.group()) if found else None
         if value is None or (
-            isinstance(value, str | int) and clean(str(value)) in self.empty
+            isinstance(value, str | int) and self._is_empty(clean(str(value)))
         ):  # 0 where it means never
             value = self.default
         if value is None:
@@ -599,6 +602,10 @@ class _Compiled:
             elif self.kind not in ("amount", "number", "rating"):
                 raise Unreadable(f"is none of the declared values: {shown(text)}; add it to values")
         return self._typed(value), text
+
+    def _is_empty(self, text: str) -> bool:
+        says_no = self.kind == "flag" and text.lower() in YES_NO  # 无 is an answer there
+        return text in self.empty and not says_no
 
     def _typed(self, value: Any) -> Any:
         if self.kind == "id":

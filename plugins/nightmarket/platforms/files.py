@@ -19,7 +19,7 @@ import time as clock
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -424,8 +424,8 @@ def _named(grid: Iterator[tuple[int, list[Any], str | None]], role: Role, path: 
         held.append(Row(line, row, problem))
         if len(held) > table.footer_rows:
             yield held.popleft()
-    if names is None:
-        raise FileError(f"it has no header in row {max(table.header_row, 1)}: it is empty")
+    if names is None and table.header_row:
+        raise FileError(f"it has no header in row {table.header_row}: it is empty")
 
 
 def _header(cells: Sequence[Any], role: Role, path: Path, is_excel: bool) -> list[str]:
@@ -482,11 +482,10 @@ class Client:
     options: Options
     feeds: Mapping[str, Feed]
     transport: Transport
-    _listing: dict[str, list[Found]] = field(default_factory=dict)
 
     def inbox(self) -> tuple[list[Found], list[Found]]:
         """(complete files, files that are still being written) of all declared folders."""
-        first = self._look()
+        first = self.look()
         names = {found.path for found in first}
         files = [found for found in first if not found.path.endswith(DONE)]
         if self.options.complete == "done":
@@ -500,15 +499,17 @@ class Client:
         """Files whose size and time do not change over `stable_seconds`; one wait for all of them."""
         seconds = self.options.stable_seconds
         doubt = 0 if self.folder.is_local else CLOCK_DOUBT
-        old = [found for found in files if clock.time() - found.modified > seconds + doubt]
-        fresh = [found for found in files if found not in old]
+        now = clock.time()
+        old = [found for found in files if now - found.modified > seconds + doubt]
+        fresh = [found for found in files if now - found.modified <= seconds + doubt]
         if fresh:
             self.transport.sleep(seconds)
-            again = set(self._look())
+            again = set(self.look())
             fresh = [found for found in fresh if found in again]
         return sorted([*old, *fresh], key=lambda found: found.path)
 
-    def _look(self) -> list[Found]:
+    def look(self) -> list[Found]:
+        """What stands in the declared folders now, files that are still being written included."""
         subfolders = {pattern.subfolder for feed in self.feeds.values() for pattern in feed.patterns.values()}
         found = [entry for subfolder in sorted(subfolders) for entry in self.folder.list(subfolder)]
         return [entry for entry in found if not IGNORED.search(PurePosixPath(entry.path).name)]
@@ -582,11 +583,6 @@ class FileSet:
     tag: tuple[str, ...]
     files: list[Taken]
 
-    @property
-    def words(self) -> str:
-        names = sorted({taken.path for taken in self.files})
-        return names[0] if len(names) == 1 else f"set {' '.join(self.tag) or names[0]}"
-
     def order(self) -> tuple[date, float, tuple[str, ...]]:
         """Older ones first: by the date in the names, then by the files' own times."""
         return self.day() or date.min, min(taken.found.modified for taken in self.files), self.tag
@@ -604,7 +600,7 @@ def _slices(client: Client, plan: Plan, feed: Feed) -> Iterator[Slice]:
         with closing(Reading(client, feed, Path(spool) / "join.sqlite", plan)) as reading:
             for file_set in sets:
                 yield reading.slice_of(file_set)
-            gap, complete_until = _first_gap(client, feed, plan, ledger, ready)
+            gap, complete_until = _first_gap(client, feed, plan, ledger, ready, unfinished)
             taken = [file for file_set in sets for file in file_set.files if not file.is_archived]
             here = {file.content_hash for file in taken}
             gone = [  # waited, and was replaced or taken away by a person: nothing waits for it any more
@@ -612,10 +608,10 @@ def _slices(client: Client, plan: Plan, feed: Feed) -> Iterator[Slice]:
                 for entry in ledger.values()
                 if entry.stream == feed.name and entry.waiting_count and entry.content_hash not in here
             ]
-            day_before = plan.until - timedelta(days=1)
+            begins = plan.cursors.get("", plan.until - plan.history)  # the first look sees whatever history there is
             yield Slice(
                 "folder",
-                Window(min(plan.cursors.get("", day_before), plan.until - timedelta(seconds=1)), plan.until),
+                Window(min(begins, complete_until - timedelta(seconds=1)), complete_until),
                 lambda: reading.give_up(),
                 {"": complete_until} if complete_until > plan.cursors.get("", ALWAYS.start) else {},
                 files=lambda: [*(file.as_ledger(feed.name) for file in taken), *gone],
@@ -702,6 +698,7 @@ def _first_gap(
     plan: Plan,
     ledger: Mapping[tuple[str, bytes], TakenFile],
     ready: Sequence[Found],
+    unfinished: Sequence[Found],
 ) -> tuple[str | None, datetime]:
     """(a sentence about the first day without its file, up to when the stream is complete)."""
     if client.options.expect != "daily":
@@ -720,6 +717,9 @@ def _first_gap(
         return None, plan.until
     day = min(day for day, _ in gaps)
     parts = " and ".join(f"no {part} file" for first, part in gaps if first == day)
+    coming = [found.path for found in unfinished if (named := feed.classify(found.path)) and named[1].day == day]
+    if coming:
+        return f"{coming[0]} is not complete yet; wait for it, or for its mark", dates.day_start(day, feed.zone)
     words = f"{parts} for {day}; ask for it, or list the day under `closed` if there was no business"
     return words, dates.day_start(day, feed.zone)
 
@@ -732,9 +732,10 @@ def _archive(
     ledger: Mapping[tuple[str, bytes], TakenFile],
 ) -> None:
     """Move what is done; a file that other streams read too stays until they have."""
+    here = {found.path: found for found in client.look()} if files else {}
     for taken in files:
-        if taken.is_archived or taken.waiting:
-            continue
+        if taken.is_archived or taken.waiting or here.get(taken.path) != taken.found:
+            continue  # what was delivered since then under the same name is another file
         others = [name for name, other in client.feeds.items() if name != feed.name and other.classify(taken.path)]
         entries = [ledger.get((name, taken.content_hash)) for name in others]
         if all(entry is not None and not entry.waiting_count for entry in entries):
@@ -778,7 +779,13 @@ class Reading:
         else:
             window = Window(self.until - timedelta(days=1), self.until)
         pages = partial(self._joined if self.feed.is_joined else self._plain, file_set)
-        return Slice(file_set.words, window, partial(self._pages, pages), settles=ALWAYS)
+        words = " ".join(file_set.tag) or "all files"
+        return Slice(
+            words if len(self.feed.patterns) == 1 else f"set {words}",
+            window,
+            partial(self._pages, pages),
+            settles=ALWAYS,
+        )
 
     def _pages(self, rows: Callable[[], Iterator[Any]]) -> Iterator[list[Any]]:
         page = []
@@ -1011,11 +1018,15 @@ class Reading:
         """The rows of a file; a file that cannot be read as a whole is a failure of the run, and stays in the folder."""
         try:
             with self.client.folder.fetched(taken.found.path) as local:
-                if digest(local) != taken.content_hash:
-                    raise FileError("it was changed while it was read; it is read again by the next run")
-                for row in rows_of(local, taken.path, role):
-                    self._tell_unnamed(taken, row)
-                    yield row
+                before = local.stat()
+                same = digest(local) == taken.content_hash
+                if same:
+                    for row in rows_of(local, taken.path, role):
+                        self._tell_unnamed(taken, row)
+                        yield row
+                after = local.stat()
+                if not same or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                    raise FileError("it was changed while it was read; the next run reads it again")
         except FileError as error:
             self._fail(taken, number, str(error))
         except NotFound:
@@ -1080,6 +1091,7 @@ def _stream(feed: Feed) -> Stream:
         overlap=timedelta(0),
         priority=1 if feed.name in ("orders", "refunds") else 2,
         unhashed=("at",),
+        scrubbed_key=feed.name == "customers",
         backfill=lambda client, plan, window: _backfill(client, plan, window, feed),
     )
 
