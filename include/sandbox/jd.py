@@ -284,9 +284,10 @@ class Jd:
         """A number between 1 and `high`; `text`: JD wants it as a decimal string."""
         value = body.get(name, default)
         right = isinstance(value, str) if text else isinstance(value, int | str) and not isinstance(value, bool)
-        if not right or not re.fullmatch(r"\d{1,9}", str(value)) or not 1 <= int(value) <= high:
+        number = int(str(value)) if right and re.fullmatch(r"\d{1,9}", str(value)) else 0
+        if not 1 <= number <= high:
             raise BusinessError(10_100_012, f"参数{name}错误", f"{name} is invalid")
-        return int(value)
+        return number
 
     @staticmethod
     def _range(body: Row, start: str, end: str) -> tuple[int, int] | None:

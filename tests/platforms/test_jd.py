@@ -15,6 +15,7 @@ import orjson
 import psycopg
 import pytest
 import requests
+from malls import use_sources
 
 from nightmarket import dates, landing, mapping, settings
 from nightmarket.dates import Window
@@ -304,6 +305,27 @@ def windows_of(stream: str, **changes: Any) -> list[tuple[str, Window, Any]]:
     given = plan(**changes)
     pieces = jd.streams(jd.Options())[stream].slices(None, given)
     return [(piece.part, piece.window, dict(piece.cursors)) for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    ("by", "end", "asked"),
+    [
+        ("created", "2026-03-01T08:00:05", ("08:00:00", "08:00:04")),
+        ("created", "2026-03-01T08:00:05.700", ("08:00:00", "08:00:05")),
+        ("created", "2026-03-01T08:00:00.900", ("08:00:00", "08:00:00")),  # shorter than a second
+        ("modified", "2026-03-01T08:00:05", ("08:00:00", "08:00:05")),
+    ],
+)
+def test_the_ends_of_a_window_on_the_wire(by: Any, end: str, asked: tuple[str, str]) -> None:
+    class Asked(FakeShop):
+        def call(self, method: str, parameters: dict[str, Any], page: int | None = None) -> Record:
+            times.append((parameters["start_date"][11:], parameters["end_date"][11:]))
+            return {"searchorderinfo_result": {"apiResult": {"success": "true"}, "orderTotal": "0"}}
+
+    times: list[tuple[str, str]] = []
+    window = Window(START, datetime.fromisoformat(end + "+08:00"))
+    assert [row for page in jd._orders(by, Asked([], 1, True, lambda _, rows: rows), window) for row in page] == []  # type: ignore[arg-type]
+    assert times == [asked]
 
 
 def test_the_first_load_goes_by_creation_and_marks_where_the_increments_begin() -> None:
@@ -762,7 +784,8 @@ def test_the_other_streams_are_the_worlds(sandbox: Any) -> None:
     assert len(refunds) + len(services) == truth["refunds"]
     assert refunds
     assert services
-    money = sum(Decimal(row["applyRefundSum"]) / 100 for row in refunds.values() if row["status"] in (3, 6, 9))
+    money = Decimal(0)
+    money += sum(Decimal(row["applyRefundSum"]) / 100 for row in refunds.values() if row["status"] in (3, 6, 9))
     money += sum(Decimal(str(row["refoundAmount"])) for row in services.values() if row["status"] == 13)
     assert money == Decimal(truth["refund_amount"]) > 0
     assert {record["amountUnit"] for record in services.values()} == {"yuan"}
@@ -978,6 +1001,53 @@ def everything(db: psycopg.Connection[Row]) -> dict[str, str]:
     }
 
 
+BOUNDED = """
+sources:
+  jd_pop:
+    platform: jd
+    kind: shop
+    name: 夜市京东店
+    conn_id: jd_pop
+    history_days: 400
+    max_requests: 25
+    streams: {orders: {}, refunds: {}, aftersales: {}, comments: {}, items: {}}
+"""
+
+
+def test_runs_that_end_at_their_bound_add_up(
+    db: psycopg.Connection[Row], sandbox: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_sources(monkeypatch, tmp_path, BOUNDED)
+    cut = dict.fromkeys(STREAMS, 0)
+    said: set[str] = set()
+    for stream in STREAMS:
+        for run in range(12):
+            try:
+                landing.land(SOURCE, stream, run_id=f"run {run}", until=dates.now(), page_sizes={"*": 10, SEARCH: 1})
+                break
+            except landing.LandingError as error:
+                said.add(str(error).partition(": ")[2])
+                cut[stream] += 1
+    assert said == {"stopped after 25 requests (max_requests in sources.yaml); the next run goes on from here."}
+    assert cut["orders"] >= 1
+    assert cut["aftersales"] >= 2
+    mapping.map_source(SOURCE, run_id="r")
+    assert_truth(db, truth_of(sandbox))
+
+
+def test_the_past_can_be_read_again(db: psycopg.Connection[Row], sandbox: Any) -> None:
+    night("first")
+    before, marks = everything(db), db.execute("SELECT stream, watermark FROM raw.cursors ORDER BY 1").fetchall()
+    past = Window(dates.now() - timedelta(days=200), dates.now() - timedelta(days=20))
+    for stream in STREAMS:
+        summary = landing.land(SOURCE, stream, run_id="again", until=dates.now(), window=past)
+        assert (summary.changed, summary.windows > 1) == (0, True)
+        assert summary.seen > 0 or stream in ("refunds", "aftersales"), "few were sent back in that time"
+    assert db.execute("SELECT stream, watermark FROM raw.cursors ORDER BY 1").fetchall() == marks
+    mapping.map_source(SOURCE, run_id="again")
+    assert everything(db) == before
+
+
 def assert_parts_fit(db: psycopg.Connection[Row]) -> None:
     """Lines add up, parcels have their carrier, everybody's refunds and comments are theirs."""
     uneven = one(
@@ -1179,7 +1249,7 @@ def test_the_discount_is_shared_out_to_the_fen_and_the_same_thing_may_stand_twic
     assert one(db, "SELECT sum(paid_amount) FROM core.order_lines") == 0, "a gift alone divides nothing by zero"
 
 
-REFUNDS = {
+REFUNDS: dict[int | str, str] = {
     0: "requested", 1: "requested", "5": "requested", 7: "returning", 2: "refused", 4: "refused", 8: "refused",
     3: "settled", "6": "settled", 9: "settled", 28: "requested",
 }  # fmt: skip

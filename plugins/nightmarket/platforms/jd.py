@@ -430,9 +430,9 @@ def _orders(by: Literal["created", "modified"], client: Client, window: Window) 
     size = client.page_size(method, 100)
 
     def read(window: Window, number: int) -> Page:
-        # The ends of a window are whole seconds and inclusive on the wire. Ours is half-open: of creations the last second is
-        # left out; of modifications it is read twice rather than not.
-        end = window.end - timedelta(seconds=1) if by == "created" else window.end
+        # The ends of a window are whole seconds and inclusive on the wire. Ours is half-open: of creations the second in which
+        # it ends is the next window's; of modifications it is read twice rather than not.
+        end = window.end - timedelta(microseconds=1) if by == "created" else window.end
         parameters: Parameters = {
             "start_date": to_text(window.start),
             "end_date": to_text(end),
