@@ -23,6 +23,7 @@ from .wire import Answer, Request, json_answer
 
 WRITTEN_AT = HOUR  # after midnight
 STATES = {"requested": "待审核", "settled": "已退款", "refused": "已拒绝"}
+NAMES = ("小票_", "明细_", "退货_", "会员_")
 STORES = ("人民路店", "中山路店", "夜市街店")
 ZIP_TIME = (2020, 1, 1, 0, 0, 0)  # of every part of a workbook, so that equal content is equal bytes
 
@@ -47,9 +48,13 @@ class Pos:
         return {"folder": str(self.folder)}
 
     def reset(self) -> None:
-        """An empty folder, and the next drop at 01:00 of the day after the anchor."""
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
+        """No file of ours in the folder, also none that was taken; the next drop at 01:00 of the day after the anchor."""
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.name.lstrip(".").startswith(NAMES):
+                path.unlink()
+        for path in (self.folder / "archive", self.folder):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.dropped_until = 0  # what happened before this instant is in a set of an ended day
         self._plan(self.world.history.end + WRITTEN_AT)

@@ -115,12 +115,13 @@ def test_a_chinese_export_in_gbk_with_all_its_habits(db: psycopg.Connection[Row]
         '１,="0042026031400001",2026/3/14 9:05,交易成功,"￥１，２３４．５０",A１,青花碗,￥400.00,３,１００１２３４５６７８,王芳\n'
         "２,,,,,B2,茶壶𠮷,￥34.50,1,,\n"
         "3,0042026031400002\t,2026年3月14日 21时5分9秒,待付款,9.9,A1,青花碗,9.9,1,10099990001,李娜\n"
+        "4,0042026031400003,2026/3/14 22:00,已付款,5,A1,青花碗,5,1,,\n"
         ",,,,,,,,,,\n"
         "合计,,,,1244.40,,,,,,\n"
     )
     (folder / "销售明细_20260314.csv").write_bytes(text.encode("gb18030"))
     summary = night()["orders"]
-    assert (summary.seen, summary.changed, summary.rejected) == (2, 2, 0), rejects(db)
+    assert (summary.seen, summary.changed, summary.rejected) == (3, 3, 0), rejects(db)
     assert rows(
         db,
         "SELECT order_id, status, status_original, is_paid, paid_amount, goods_amount, line_count, created_at::text FROM core.orders ORDER BY 1",
@@ -136,7 +137,10 @@ def test_a_chinese_export_in_gbk_with_all_its_habits(db: psycopg.Connection[Row]
             "2026-03-14 09:05:00+08",
         ),
         ("0042026031400002", "unpaid", "待付款", False, Decimal("9.9"), Decimal("9.9"), 1, "2026-03-14 21:05:09+08"),
+        ("0042026031400003", "paid", "已付款", True, Decimal(5), Decimal(5), 1, "2026-03-14 22:00:00+08"),
     ]
+    nobody = "SELECT order_id FROM core.orders WHERE identity_id IS NULL"
+    assert rows(db, nobody) == [("0042026031400003",)], "an empty phone is not the one above"
     assert rows(db, "SELECT product_id, title, quantity FROM core.order_lines ORDER BY 1, 2 DESC, 3")[-1][1] == "茶壶𠮷"
     original = rows(db, "SELECT payload -> 'original' FROM raw.records WHERE record_key = '0042026031400001'")[0][0]
     assert original["实付金额"] == "￥１，２３４．５０", "the text as it was written stays in raw"
@@ -467,6 +471,34 @@ def test_a_corrected_lines_file_alone_finds_its_orders_in_the_archive(
         ("A2", Decimal(5)),
     ]
     assert left(folder) == []
+
+
+def test_tables_may_stand_in_folders_of_their_own(db: psycopg.Connection[Row], declare: Declare) -> None:
+    text = SIMPLE.replace("orders_{date}", "heads/{date}").replace("lines_{date}", "rows/{date}")
+    folder = declare(text, expect="daily")
+    (folder / "heads").mkdir()
+    (folder / "rows").mkdir()
+    (folder / "heads" / "20260314.csv").write_text(HEAD + "A1,done,2026-03-14 10:00,30,,1\n")
+    with pytest.raises(BadPayload, match="no lines file for 2026-03-14; ask for it"):
+        land()
+    (folder / "rows" / "20260314.csv").write_text(LINE + "A1,S1,10,1\n")
+    assert land().changed == 1
+    assert (left(folder / "heads"), left(folder / "rows")) == ([], [])
+
+
+def test_what_is_personal_in_a_part_is_hidden_in_quarantine_too(db: psycopg.Connection[Row], declare: Declare) -> None:
+    text = SIMPLE.replace("lines_{date}.csv", "lines_{date}.csv\n    keep: [note]\n    personal: {giver: name}")
+    folder = declare(text, wait_days=0)
+    deliver(folder, "20260314", "A1,done,2026-03-14 10:00,30,,1\n", None)
+    (folder / "lines_20260314.csv").write_text(
+        "id,sku,price,n,note,giver\n,S1,10,1,call 10012345678,王芳\nB9,S1,10,1,call 10012345679,李娜\n"
+    )
+    land()
+    assert len(rejects(db)) == 3
+    stored = str(rows(db, "SELECT payload FROM raw.rejects"))
+    for personal in ("1001234567", "王芳", "李娜"):
+        assert personal not in stored
+    assert stored.count("name:") == 2
 
 
 def test_a_row_that_became_usable_in_another_file_resolves_its_reject(

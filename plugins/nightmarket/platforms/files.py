@@ -77,7 +77,7 @@ class FileTable(Table):
     skip_rows: int = Field(default=0, ge=0)  # between the header and the first row
     footer_rows: int = Field(default=0, ge=0)  # at the end: totals
     skip_like: str | None = None  # regular expression; a row whose first filled cell matches is none (合计, 小计)
-    fill_down: tuple[str, ...] = ()  # columns whose empty cells repeat the one above (merged cells)
+    fill_down: tuple[str, ...] = ()  # merged cells: where the first of these is empty, empty ones repeat the row above
 
     @field_validator("encoding")
     @classmethod
@@ -417,10 +417,10 @@ def _named(grid: Iterator[tuple[int, list[Any], str | None]], role: Role, path: 
         if problem is None and any(str(cell or "").strip() for cell in cells[len(names) :]):
             problem = f"has {len(cells)} cells, the header {len(names)} (a delimiter inside a value?)"
         row = dict(zip(names, cells, strict=False))
-        for column in table.fill_down:
-            if row.get(column) in (None, ""):
-                row[column] = above.get(column)
-        above = row
+        if table.fill_down and problem is None:
+            if row.get(table.fill_down[0]) in (None, ""):  # else a new group begins, and an empty cell in it is empty
+                row |= {column: above.get(column) for column in table.fill_down if row.get(column) in (None, "")}
+            above = row
         held.append(Row(line, row, problem))
         if len(held) > table.footer_rows:
             yield held.popleft()
@@ -709,7 +709,8 @@ def _first_gap(
     for role in feed.roles:
         if "date" not in role.pattern.names:
             continue
-        days = {name.day for path in paths if (name := role.pattern.read(path)) and name.day}
+        named = (feed.classify(path) for path in paths)
+        days = {found[1].day for found in named if found and found[0] == role.pattern.text and found[1].day}
         start = plan.cursors[""].astimezone(feed.zone).date() if "" in plan.cursors else min([*days, last])
         wanted = (start + timedelta(days=count) for count in range((last - start).days + 1))
         gaps += [(day, role.part) for day in wanted if day not in days and day not in client.options.closed][:1]
@@ -717,7 +718,7 @@ def _first_gap(
         return None, plan.until
     day = min(day for day, _ in gaps)
     parts = " and ".join(f"no {part} file" for first, part in gaps if first == day)
-    coming = [found.path for found in unfinished if (named := feed.classify(found.path)) and named[1].day == day]
+    coming = [found.path for found in unfinished if (what := feed.classify(found.path)) and what[1].day == day]
     if coming:
         return f"{coming[0]} is not complete yet; wait for it, or for its mark", dates.day_start(day, feed.zone)
     words = f"{parts} for {day}; ask for it, or list the day under `closed` if there was no business"
@@ -853,7 +854,10 @@ class Reading:
         if key is None:
             taken.rejected += 1
             reasons = [problem for _, found in converted for problem in found.problems] or ["order_id is empty"]
-            yield self._unusable(taken, row.line, "; ".join(dict.fromkeys(reasons)), converted[0][1].record)
+            record: Record = {}
+            for role, found in converted:
+                record |= self._as_order(role.part, found.record)
+            yield self._unusable(taken, row.line, "; ".join(dict.fromkeys(reasons)), record)
             return
         for role, found in converted:
             body, problem = orjson.dumps(found.record), "; ".join(found.problems) or None
@@ -935,6 +939,13 @@ class Reading:
             taken.rejected += 1
         return self._unusable(taken, line, "; ".join(problems), order)
 
+    def _as_order(self, kind: str, record: Record) -> Record:
+        """A row in the shape of an order: what is personal in it is looked for there."""
+        if kind == self.feed.name:
+            return record
+        key = record.pop("order_id", None)
+        return {kind: [record]} | ({"order_id": key} if key else {})
+
     def _latest(self, rows: Sequence[tuple[int, int, Record, str | None]], name: str) -> list[Record]:
         """Parts as they stand inside their order. One that a later file brings again, by its id, replaces the first."""
         found: list[tuple[int, Record]] = []
@@ -1000,7 +1011,7 @@ class Reading:
                     reason = (
                         f"no orders file had the order of this row of {kind}, for {self.client.options.wait_days} days"
                     )
-                    yield self._unusable(taken, line, reason, orjson.loads(body))
+                    yield self._unusable(taken, line, reason, self._as_order(kind, orjson.loads(body)))
                 else:
                     taken.waiting += 1
 
