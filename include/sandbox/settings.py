@@ -34,8 +34,11 @@ class Settings:
     wechat_store_ip_allowed: bool = True  # off: HTTP 403 without an errcode
     wechat_store_minute_calls: int = 10_000  # per real minute before 45011
     wechat_store_window_orders: int = 10_000  # orders in one window of order/list/get before 31042
+    wechat_store_aftersale_hours: int = 24  # the longest window of getaftersalelist
     wechat_store_aftersale_page: int = 50  # ids per page of getaftersalelist, which takes no page_size
-    wechat_store_pay_later: float = 0.0  # of the paid orders: pay_time is the order's, the money comes when it is confirmed
+    wechat_store_pay_later: float = (
+        0.0  # of the paid orders: pay_time is the order's, the money comes when it is confirmed
+    )
     shopify_bucket: int = 400  # calls the bucket holds; the smallest plan has 40, the largest 400
     shopify_leak: float = 20.0  # calls per real second that leave it; the smallest plan has 2
     weibo_hour_calls: int = 5_000  # per hour of the sandbox's clock before 10023
