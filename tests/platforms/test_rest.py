@@ -254,6 +254,35 @@ def test_a_cursor_that_stands_alone_takes_the_size_and_nothing_else() -> None:
     assert [url.partition("?")[2] for _, url, _ in recording.asked] == ["sort=id&n=100", "n=100&c=k%201"]
 
 
+def test_an_api_that_does_not_know_the_page_parameter_is_told() -> None:
+    def use(table: dict[str, Any]) -> None:
+        table.pop("total")
+        table["paging"] = {"kind": "page", "parameter": "pg", "size": 1}
+
+    table, options = feed(use)
+    recording = malls.Recorded((200, {}, {"customers": [{"id": 1}]}))
+    with pytest.raises(BadPayload, match=r"page 2 is page 1 again; does the API know 'pg'\?"):
+        list(table.pages(recorded(recording, options), None))
+
+
+def test_a_secret_in_a_path_stays_out_of_sentences() -> None:
+    table, options = feed(lambda table: table.update(path="/{password}/customers"))
+    recording = malls.Recorded((418, {}, b""))
+    with pytest.raises(Refused) as caught:
+        list(table.pages(recorded(recording, options), None))
+    assert recording.asked[0][1].startswith("https://shop.test/api/s3cret/customers")
+    assert str(caught.value) == "rest, /{password}/customers: HTTP 418: the request is refused"
+
+
+def test_check_says_which_rows_the_declaration_cannot_read() -> None:
+    _, options = feed(lambda table: table["columns"].update(level="club"))
+    rows = {"customers": [{"id": 1}, {"id": 2, "club": {"level": "L1"}}], "meta": {"total": 2}}
+    found = rest.check(recorded(malls.Recorded((200, {}, rows)), options), ["customers"])
+    assert found.problems["customers"] == (
+        "1 of 2 rows cannot be used: level (column club) is an object or a list, not one value; name a field inside of it"
+    )
+
+
 def test_an_answer_without_the_list_names_its_path() -> None:
     table, options = feed()
     with pytest.raises(BadPayload, match=r"rest, /customers: page 1 has no list at customers"):
@@ -335,20 +364,20 @@ def test_signatures_of_known_kinds() -> None:
 
     # the published vector of TOP's call guide, declared: md5 over secret + sorted pairs + secret
     top = sign("{password}{sorted_pairs}{password}", "md5", encoding="HEX")
-    asked = rest.Asked("POST", "/router/rest", [], {}, form=pairs | {"sign_method": "md5"})
+    asked = rest.Asked("", "POST", "/router/rest", [], {}, form=pairs | {"sign_method": "md5"})
     assert made(top, asked, {}) == "66987CB115214E59E6EC978214934FB8"
-    asked = rest.Asked("POST", "/router/rest", [], {}, form=pairs | {"sign_method": "hmac-sha256"})
+    asked = rest.Asked("", "POST", "/router/rest", [], {}, form=pairs | {"sign_method": "hmac-sha256"})
     hmac256 = sign("{sorted_pairs}", "hmac-sha256", encoding="HEX")
     assert made(hmac256, asked, {}) == "04DB15AD0774D5CFCE2C837DE43E3FCEA9011ED74F3038FB6AB5F3C4CEA119E8"
     # RFC 4231, case 2
     rule = sign("what do ya want for nothing?", "hmac-sha256", key="Jefe")
-    assert made(rule, rest.Asked("GET", "/", [], {}), {}) == (
+    assert made(rule, rest.Asked("", "GET", "/", [], {}), {}) == (
         "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
     )
     whole = sign(
         "{method} {path}?{query} {sorted_query} {body_md5} {timestamp} {nonce} {login}", "hmac-sha1", encoding="base64"
     )
-    asked = rest.Asked("POST", "/a b", [], {}, body={"x": 1})
+    asked = rest.Asked("", "POST", "/a b", [], {}, body={"x": 1})
     md5 = hashlib.md5(b'{"x":1}').hexdigest()
     text = f"POST /a b?b=2%203&a=1 a=1&b=2 3 {md5} 7 n app"
     wanted = hmac.new(b"helloworld", text.encode(), "sha1").digest()

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 from zoneinfo import ZoneInfo
 
 import orjson
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from nightmarket import dates
 from nightmarket.dates import Window
@@ -44,7 +44,7 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
-from nightmarket.platforms.declared import Formats, Reader, Table, judge
+from nightmarket.platforms.declared import Formats, Reader, Table, Unreadable, judge
 from nightmarket.platforms.paging import settled, walk_back
 from nightmarket.settings import ConfigError, Credentials, StrictModel
 
@@ -253,6 +253,8 @@ class Endpoint(Table):
         texts = [*_texts(self.query), *_texts(self.body or {}), *_texts(self.form or {}), self.path]
         for text in texts:
             _only("path, query, body or form", text, (*WINDOW, *ACCOUNT))
+        for name, text in self.headers.items():
+            _only(f"headers.{name}", text, ACCOUNT)
         has_window = any(f"{{{name}}}" in text for text in texts for name in WINDOW)
         if has_window and self.window is None:
             raise ValueError("window: {start} or {end} is used; say how instants are written")
@@ -286,7 +288,7 @@ class Options(Formats):
     auth: Auth = Auth()
     headers: dict[str, str] = Field(default_factory=dict)
     errors: Errors | None = None
-    tables: Tables = Field(validation_alias=AliasChoices("tables", "streams"))
+    tables: Tables
 
     @model_validator(mode="after")
     def _judge(self) -> "Options":
@@ -406,6 +408,7 @@ def escape(text: str) -> str:
 class Asked:
     """One request before it is authorised."""
 
+    name: str  # of the call in sentences: the template of its path, which holds no secret and no id
     method: str
     path: str  # below the shop's address
     query: list[tuple[str, str]]
@@ -454,10 +457,10 @@ class Client:
         elif asked.form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         url = self.base_url + asked.path + (f"?{_joined(query)}" if query else "")
-        answer = self.transport.fetch_full(asked.method, url, method=asked.path, headers=headers, data=content or None)
-        self._judge_status(asked.path, answer.status)
-        parsed = parse_json(NAME, asked.path, answer.body, page)
-        self._judge_code(asked.path, parsed)
+        answer = self.transport.fetch_full(asked.method, url, method=asked.name, headers=headers, data=content or None)
+        self._judge_status(asked.name, answer.status)
+        parsed = parse_json(NAME, asked.name, answer.body, page)
+        self._judge_code(asked.name, parsed)
         return parsed, answer
 
     # -- authorisation
@@ -560,7 +563,7 @@ class Client:
             )
         if code in rule.limit:
             told = value_at(Place(parsed), rule.wait) if rule.wait else None
-            wait = float(told) if isinstance(told, int | float) and not isinstance(told, bool) else DEFAULT_WAIT
+            wait = float(str(told)) if re.fullmatch(r"\d{1,6}(\.\d+)?", str(told)) else DEFAULT_WAIT
             self.transport.pause(wait)
             raise RateLimited(NAME, method, f"{said}: too many calls; next one in {wait:.0f} s", retry_after=wait)
         if code in rule.busy:
@@ -588,7 +591,8 @@ class Client:
         else:
             query |= {name: _text(value) for name, value in paging.items()}
         headers = {name: fill(value, values) for name, value in table.headers.items()}
-        return Asked(table.method, fill(table.path, values, escape), list(query.items()), headers, body, form)
+        path = fill(table.path, values, escape)
+        return Asked(table.path, table.method, path, list(query.items()), headers, body, form)
 
     def alone(self, table: Endpoint, paging: Mapping[str, object]) -> Asked:
         """A later page whose cursor says everything."""
@@ -607,9 +611,8 @@ class Client:
         path = url.path.removeprefix(base.path) if base.path and url.path.startswith(base.path + "/") else url.path
         if path == url.path and base.path:
             raise BadPayload(NAME, table.path, "the next page lies outside of the shop's address; it is not followed")
-        return Asked(
-            table.method, quote(path, safe="/%:@!$&'()*+,;=~-._"), query, dict(table.headers), table.body, table.form
-        )
+        path = quote(path, safe="/%:@!$&'()*+,;=~-._")
+        return Asked(table.path, table.method, path, query, dict(table.headers), table.body, table.form)
 
 
 class _BadToken(AuthError):
@@ -676,6 +679,7 @@ def _used(options: Options) -> set[str]:
     texts += [auth.sign.key] if auth.sign and auth.sign.digest.startswith("hmac-") else []
     for _, table in options.named():
         texts += [*_texts(table.query), *_texts(table.body or {}), *_texts(table.form or {}), table.path]
+        texts += [*table.headers.values(), *_texts(table.detail.query if table.detail else {})]
     names = {name for text in texts for name in PLACEHOLDER.findall(text)}
     used = {name for name in names if name in ACCOUNT or name.startswith("extra.")}
     return used | ({"login", "password"} if auth.basic or auth.oauth2 else set())
@@ -752,8 +756,14 @@ class Feed:
 
         def forward() -> Iterator[list[Any]]:
             number = 1
+            before: list[str | None] = []
             while True:
                 _, found, answer, _ = numbered(number)
+                names = [key(row) for row in found]
+                if names and names == before:
+                    problem = f"page {number} is page {number - 1} again; does the API know {paging.parameter!r}?"
+                    raise BadPayload(NAME, path, problem)
+                before = names
                 yield found
                 more = _is_more(answer, paging.more)
                 if not (len(found) >= size if more is None else more):
@@ -841,7 +851,7 @@ class Feed:
             row = self._detail(client, self.table.detail, name, row)
         if not isinstance(row.value, dict):
             return Unusable(f"the row is {type(row.value).__name__}, not an object", {})
-        converted = self.reader.convert(lambda path: value_at(row, path), row.value)
+        converted = self.reader.convert(_cells(self.reader, row), row.value)
         record, problems = converted.record, list(converted.problems)
         for kept, value in record.get("original", {}).items():
             if isinstance(value, dict | list):  # as text, so that addresses and numbers in it are found
@@ -849,7 +859,7 @@ class Feed:
         parts: dict[str, list[Record]] = {"lines": [], "payments": []}
         for part, (block, reader) in self.parts.items():
             for place in _part_rows(row, block.records):
-                piece = reader.convert(lambda path, at=place: value_at(at, path))  # type: ignore[misc]
+                piece = reader.convert(_cells(reader, place))
                 parts[part].append(piece.record)
                 problems += [f"{part} {len(parts[part])}: {problem}" for problem in piece.problems]
         if not problems and isinstance(self.table, Orders):
@@ -864,7 +874,7 @@ class Feed:
     def _detail(self, client: Client, detail: Detail, name: str, row: Place) -> Place:
         values = {**client.account, "key": name}
         query = [(key, fill(_text(value), values)) for key, value in detail.query.items()]
-        asked = Asked("GET", fill(detail.path, values, escape), query, dict(self.table.headers))
+        asked = Asked(detail.path, "GET", fill(detail.path, values, escape), query, dict(self.table.headers))
         try:
             answer, _ = client.ask(asked)
         except NotFound:
@@ -914,6 +924,19 @@ class Feed:
         yield Slice("snapshot", window, lambda: self.pages(client, None), {"": plan.until})
 
 
+def _cells(reader: Reader, row: Place) -> Callable[[str], Any]:
+    """The values of a row by path. Raises Unreadable for a declared field that is a whole object or list."""
+    declared_paths = reader.columns()
+
+    def cell(path: str) -> Any:
+        value = value_at(row, path)
+        if isinstance(value, dict | list) and path in declared_paths:
+            raise Unreadable("is an object or a list, not one value; name a field inside of it")
+        return value
+
+    return cell
+
+
 def _part_rows(row: Place, path: str) -> Iterator[Place]:
     """The elements of the list at a path, whether or not it ends with []."""
     for place in places(row, path):
@@ -949,6 +972,13 @@ def streams(options: Options) -> Mapping[str, Stream]:
     return {name: feed.stream() for name, feed in feeds(options).items()}
 
 
+def _readable(feed: Feed, page: Sequence[Any]) -> None:
+    """Raise Refused with the reason of the first row that the declaration cannot read."""
+    bad = [row for row in page if isinstance(row, Unusable)]
+    if bad:
+        raise Refused(NAME, feed.table.path, f"{len(bad)} of {len(page)} rows cannot be used: {bad[0].reason}")
+
+
 def check(client: Client, names: Sequence[str]) -> Check:
     """The first page of each stream's last hour, read and converted; what is refused or unreadable, in words."""
     end = dates.now().replace(microsecond=0)
@@ -956,7 +986,7 @@ def check(client: Client, names: Sequence[str]) -> Check:
     known = feeds(client.options)
 
     def look(feed: Feed) -> Callable[[], object]:
-        return lambda: next(feed.pages(client, window if feed.table.window else None), None)
+        return lambda: _readable(feed, next(feed.pages(client, window if feed.table.window else None), []))
 
     problems = probe({name: look(known[name]) for name in names if name in known})
     return Check(f"the shop at {urlsplit(client.base_url).hostname}", client.transport.clock_offset, problems)

@@ -39,7 +39,9 @@ CROSS JOIN LATERAL jsonb_to_record(e.line) AS p (
 )
 CROSS JOIN LATERAL (  -- discounts of the line and its share of the order's; `total_discount` holds the first kind only
     SELECT sum(raw.to_amount(a.part ->> 'amount')) AS discount
-    FROM jsonb_array_elements(CASE WHEN jsonb_typeof(p.discount_allocations) = 'array' THEN p.discount_allocations ELSE '[]' END) AS a (part)
+    FROM jsonb_array_elements(
+        CASE WHEN jsonb_typeof(p.discount_allocations) = 'array' THEN p.discount_allocations ELSE '[]' END
+    ) AS a (part)
 ) AS d
 LEFT JOIN parcels AS k ON k.record_id = r.record_id AND k.line_id = p.id
 WHERE jsonb_typeof(e.line) = 'object';
