@@ -8,7 +8,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import md5
 from typing import Any, ClassVar
@@ -688,19 +688,17 @@ class Jd:
 
     def skus(self, body: Row, now: float, fault: Fault | None) -> Row:
         states = {part for part in str(body.get("skuStatuValue") or "1,2").split(",") if part}
-        return self._listing(
-            body, fault, "page_size", lambda item: self._sku_row(item, now), lambda row: str(row["status"]) in states
-        )
+        return self._listing(body, fault, "page_size", self._sku_row, lambda row: str(row["status"]) in states)
 
     def wares(self, body: Row, now: float, fault: Fault | None) -> Row:
-        return self._listing(body, fault, "pageSize", lambda item: self._ware_row(item, now), lambda _: True)
+        return self._listing(body, fault, "pageSize", self._ware_row, lambda _: True)
 
     def _listing(
         self,
         body: Row,
         fault: Fault | None,
         size_name: str,
-        make: Callable[[ShopItem], Row],
+        make: Callable[[ShopItem, int], Row],
         wanted: Callable[[Row], bool],
     ) -> Row:
         try:
@@ -709,10 +707,12 @@ class Jd:
         except BusinessError as error:
             self.world.counters.refused[self.platform][str(error.code)] += 1
             return {"page": None, "code": str(error.code), "zh_desc": error.zh, "en_desc": error.en}
-        items: Sequence[ShopItem] = self.world.shops["jd"].items()
-        rows = [
-            row for item in items if span is None or span[0] <= item.modified <= span[1] if wanted(row := make(item))
-        ]
+        rows = []
+        for item in self.world.shops["jd"].items():
+            changed = min(item.modified, self.world.history.end)  # a price of a sale to come is known already
+            if span is None or span[0] <= changed <= span[1]:
+                rows.append(make(item, changed))
+        rows = [row for row in rows if wanted(row)]
         fields = {name.strip() for name in str(body.get("field") or "").split(",") if name.strip()}
         part = [
             {name: value for name, value in row.items() if not fields or name in fields}
@@ -730,7 +730,7 @@ class Jd:
         return {"page": {"pageNo": page, "pageSize": size, "totalItem": count(len(rows)), "data": emptied(fault, part)}}
 
     @staticmethod
-    def _sku_row(item: ShopItem, now: float) -> Row:
+    def _sku_row(item: ShopItem, changed: int) -> Row:
         return {
             "skuId": sku_of(item.num_iid),
             "wareId": item.num_iid,
@@ -740,12 +740,12 @@ class Jd:
             "jdPrice": item.price / 100,
             "status": 1 if item.is_listed else 2,
             "stockNum": 100,
-            "created": shop_time(item.modified),
-            "modified": shop_time(min(item.modified, int(now))),
+            "created": shop_time(changed),
+            "modified": shop_time(changed),
         }
 
     @staticmethod
-    def _ware_row(item: ShopItem, now: float) -> Row:
+    def _ware_row(item: ShopItem, changed: int) -> Row:
         return {
             "wareId": item.num_iid,
             "title": item.title,
@@ -753,8 +753,8 @@ class Jd:
             "jdPrice": item.price / 100,
             "wareStatus": 8 if item.is_listed else 2,
             "stockNum": 100,
-            "created": shop_time(item.modified),
-            "modified": shop_time(min(item.modified, int(now))),
+            "created": shop_time(changed),
+            "modified": shop_time(changed),
         }
 
     def shop(self, body: Row, now: float, fault: Fault | None) -> Row:
