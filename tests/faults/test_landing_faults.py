@@ -226,7 +226,7 @@ def test_an_increment_without_an_id_is_repaired_too(db: psycopg.Connection[Row],
     [
         ("taobao", "taobao_flagship", "trades", "core.orders", "core.orders: payment is missing or not a number"),
         ("taobao", "taobao_flagship", "refunds", "core.refunds", "core.refunds: refund_fee is missing or not a number"),
-        ("own_pages", "own_pages", "events", "raw.heads", "core.identities: received_at is missing or not a time"),
+        ("own_pages", "own_pages", "events", "raw.heads", "core.interactions: received_at is missing or not a time"),
     ],
 )
 def test_a_value_nobody_can_use_is_rejected_with_its_field_and_repaired(
