@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -359,6 +360,10 @@ def test_core_is_the_worlds_truth_and_stays_so(
     assert first < {row["openid"] for row in db.execute("SELECT openid FROM core.followers WHERE is_following")}
     assert one(db, "SELECT count(*) FROM core.followers WHERE NOT is_following OR unfollowed_at IS NOT NULL") == 0
     assert one(db, "SELECT count(*) FROM core.consents") == 0, "being seen in a sample is no consent"
+    totals = (Path(__file__).resolve().parents[2] / "include/sql/console/totals_people.sql").read_text(encoding="utf-8")
+    row = db.execute(totals, {"business_date": "2026-04-19"}).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    assert row["follower_count"] == 0, "a sample is not counted as if it were everybody"
     # counts: one value per day, cumulative
     days = [
         row["stat_date"].isoformat()
@@ -385,7 +390,10 @@ def test_people_and_texts_in_core(db: psycopg.Connection[Row], sandbox: Any) -> 
     commented = one(db, "SELECT count(DISTINCT payload #>> '{user,id}') FROM raw.records WHERE stream = 'comments'")
     assert one(db, "SELECT count(DISTINCT identity_id) FROM core.social_comments WHERE kind = 'comment'") == commented
     # a phone somebody wrote into a comment is a token, and so are the names people gave themselves
-    assert one(db, r"SELECT count(*) FROM raw.records WHERE payload::text ~ '\m100[0-9]{8}\M' AND stream = 'comments'") == 0
+    assert (
+        one(db, r"SELECT count(*) FROM raw.records WHERE payload::text ~ '\m100[0-9]{8}\M' AND stream = 'comments'")
+        == 0
+    )
     assert one(db, "SELECT count(*) FROM core.social_comments WHERE content LIKE '%phone:%'") > 0
     names = [person["name"] for person in sandbox.control("GET", "/people")["people"]]
     texts = " ".join(

@@ -10,4 +10,5 @@ SELECT
         WHERE
             coalesce(f.followed_at, '-infinity') < (%(business_date)s::date + 1)::timestamptz
             AND (f.is_following OR f.unfollowed_at >= (%(business_date)s::date + 1)::timestamptz)
+            AND f.scene IS DISTINCT FROM 'sample'    -- who was seen in a sample of Weibo's is not a count of its followers
     ) AS follower_count;
