@@ -24,7 +24,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, chain, get_current_context, g
 
 from nightmarket.orchestration.assets import source_asset, stream_asset
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
-from nightmarket.orchestration.extraction import SUMMARY, describe, name_of, pieces_of, totals_by_stream, window_of
+from nightmarket.orchestration.extraction import SUMMARY, describe, land_piece, name_of, pieces_of, totals_by_stream
 from nightmarket.orchestration.form import (
     backfill_params,
     business_date_param,
@@ -58,19 +58,9 @@ def plan(**context: Any) -> list[dict[str, Any]]:
 @task(map_index_template="{{ piece_name }}")
 def land(source_id: str, piece: dict[str, Any], **context: Any) -> dict[str, Any]:
     """Windows of one stream into raw.records; the cursor moves with them. A backfill leaves it where it is."""
-    from datetime import datetime
-
-    from nightmarket.landing import land
-
     get_current_context()["piece_name"] = name_of(piece)  # type: ignore[typeddict-unknown-key]
-    summary = land(
-        source_id,
-        piece["stream"],
-        run_id=f"{context['dag'].dag_id}/{context['run_id']}",
-        until=datetime.fromisoformat(piece["until"]),
-        **{name: context["params"][name] for name in ("limit", "dry_run")},
-        window=window_of(piece),
-    )
+    limits = {name: context["params"][name] for name in ("limit", "dry_run")}
+    summary = land_piece(source_id, piece, run_id=f"{context['dag'].dag_id}/{context['run_id']}", **limits)
     log.info(summary.sentence())
     return {name: getattr(summary, name) for name in SUMMARY}
 

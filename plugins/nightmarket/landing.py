@@ -36,15 +36,15 @@ from nightmarket.warehouse import (
     session_lock,
 )
 
-BATCH_BYTES = 4 * 1024 * 1024  # of JSON in one transaction; a larger batch is not faster, only bigger
-BATCH_RECORDS = 3_000
+BATCH_BYTES = 3 * 1024 * 1024  # of JSON in one transaction; a larger batch is not faster, only bigger
+BATCH_RECORDS = 2_000
 BATCH_SEEN = 50_000  # unchanged ones included
 LOOKED_UP_AT_ONCE = 500  # records whose current versions are asked for in one query
 RECORD_COLUMNS = (
     "batch_id", "source_id", "stream", "record_key", "payload", "content_hash", "occurred_at", "observed_at", "run_id",
 )  # fmt: skip
 ANALYZE_FROM = 5_000  # new versions in one run
-KNOWN_TOKENS = 200_000  # tokens this process knows to be in the vault
+KNOWN_TOKENS = 100_000  # tokens this process knows to be in the vault
 REREAD_DAYS = 14  # windows with records without an id are read again for as long
 LOCK_SECONDS = 30
 BACKFILL_LOCK_SECONDS = 3600  # pieces of a backfill wait for each other: one at a time reads a stream
@@ -179,6 +179,7 @@ def land(
     credentials: Credentials | None = None,
     page_sizes: Mapping[str, int] | None = None,
     window: Window | None = None,
+    committed: Callable[[int], None] = lambda changed: None,
 ) -> LandingSummary:
     """Read one stream of one source up to `until` (never beyond now) into raw, from where the last run stopped.
 
@@ -204,7 +205,7 @@ def land(
             pace=account,
         )
         client = config.module.connect(keys, transport, options=config.settings, page_sizes=page_sizes)
-        loader = Loader(connection, config, definition, run_id, dry_run, lambda: transport.ahead)
+        loader = Loader(connection, config, definition, run_id, dry_run, lambda: transport.ahead, committed)
         plan = loader.plan(until, config.streams[stream])
         if window is None:
             pieces = definition.slices(client, plan)
@@ -314,6 +315,7 @@ class Loader:
         run_id: str,
         dry_run: bool,
         ahead: Callable[[], timedelta] = timedelta,
+        committed: Callable[[int], None] = lambda changed: None,
     ) -> None:
         self.connection = connection
         self.config = config
@@ -329,6 +331,7 @@ class Loader:
         self._started = dates.now()
         self._out = connection  # the connection that writes: one write at a time, see Behind
         self._under_way = Batch()  # being written: its rows are not in raw.heads yet
+        self._committed = committed  # told after every batch how many versions it brought (mapping.Alongside)
         self._ahead = ahead  # by how much our clock is ahead of the platform's, as far as its answers have told
         self._fields = FieldWatch.open(connection, *self._names, stream.required)
 
@@ -575,6 +578,7 @@ class Loader:
         if len(self._known_tokens) > KNOWN_TOKENS:
             self._known_tokens.clear()
         self._known_tokens.update(fresh)
+        self._committed(len(batch.rows))
         return batch_id
 
     def _insert_batch(self, piece: Slice, batch: Batch, is_last: bool, now: datetime) -> int:

@@ -5,7 +5,9 @@ platform's file gives them types and the house's words and judges them (new_rows
 core/close.sql keeps the others with their reason and moves the mark. docs/decisions/0046-one-mapping-frame.md
 """
 
+import logging
 from collections.abc import Mapping as MappingOf
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -156,6 +158,8 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
     ),
 }
 MEMBER_FILES = ("core/members/members.sql",)
+PIECE = 10_000  # new records that are worth a mapping of their own while landing goes on
+log = logging.getLogger(__name__)
 
 
 def mappings_of(config: SourceConfig) -> list[Mapping]:
@@ -191,6 +195,57 @@ def map_source(source_id: str, *, run_id: str, as_of_at: datetime | None = None)
     for mapping in mappings_of(config):
         with connect(application_name="nightmarket-mapping") as connection:
             run_mapping(connection, config, mapping, run_id, as_of_at or dates.now())
+
+
+class Alongside:
+    """Maps a stream in the background while it is still being landed, piece by piece. A context manager.
+
+    A first load of hours fills core as it goes, and no mapping has millions of records in one transaction. A night's own
+    work is less than one piece: then nothing happens here. What is left, and what fails, is the map task's.
+    """
+
+    def __init__(self, source_id: str, stream: str, *, run_id: str, as_of_at: datetime | None = None) -> None:
+        self._config = source(source_id)
+        self._mappings = [mapping for mapping in mappings_of(self._config) if mapping.stream == stream]
+        self._run_id, self._as_of_at = run_id, as_of_at or dates.now()
+        self._worker = ThreadPoolExecutor(1, "nightmarket-mapping")
+        self._running: Future[None] | None = None
+        self._waiting = 0  # records committed and not yet given to a mapping
+        self._mapped = 0
+        self._analyzed = 0
+
+    def __enter__(self) -> "Alongside":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.shutdown()
+
+    def landed(self, changed: int) -> None:
+        """So many new versions were committed. Landing calls this after every batch."""
+        self._waiting += changed
+        if self._waiting < PIECE or not self._mappings or (self._running and not self._running.done()):
+            return
+        if self._running and self._running.exception():
+            return
+        count, self._waiting = self._waiting, 0
+        self._running = self._worker.submit(self._map, count)
+
+    def _map(self, count: int) -> None:
+        try:
+            with connect(autocommit=True, application_name="nightmarket-mapping") as connection:
+                for mapping in self._mappings:
+                    with connection.transaction():
+                        run_mapping(connection, self._config, mapping, self._run_id, self._as_of_at)
+                self._mapped += count
+                if (
+                    self._mapped >= 2 * self._analyzed
+                ):  # tables that grow from nothing: plans for empty ones would be slow
+                    tables = sorted({"raw.batches", "raw.records", *(t for m in self._mappings for t in m.writes)})
+                    connection.execute(f"ANALYZE {', '.join(tables)}")  # type: ignore[arg-type]
+                    self._analyzed = self._mapped
+        except psycopg.Error as error:
+            log.warning("mapping alongside stopped (%s); the map task goes on and says why", type(error).__name__)
+            raise
 
 
 def resolve_members(*, run_id: str, as_of_at: datetime | None = None) -> None:

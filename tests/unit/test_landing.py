@@ -237,3 +237,47 @@ def test_a_huge_window_takes_no_more_memory_than_a_large_one(db: psycopg.Connect
         assert changed == pages * 100
     assert max(peaks.values()) <= 300
     assert peaks[320] <= peaks[80] + 60, f"memory grows with the window: {peaks} MB"
+
+
+# -------------------------------------------------------------------------------------------------- mapping alongside
+def load_alongside(db: psycopg.Connection[Row], count: int) -> None:
+    config = source(SOURCE)
+    with mapping.Alongside(SOURCE, "trades", run_id="test") as mapped:
+        loader = landing.Loader(db, config, config.stream("trades"), "test", False, committed=mapped.landed)
+        pages = [[trade(page * 100 + number) for number in range(1, 100)] for page in range(count // 99)]
+        loader.read(Slice("modified", window(0, 10), lambda: iter(pages), {}), None)
+
+
+def test_a_long_first_load_is_mapped_while_it_is_landed(
+    db: psycopg.Connection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "BATCH_RECORDS", 50)
+    monkeypatch.setattr(mapping, "PIECE", 300)
+    load_alongside(db, 990)
+    half = db.execute("SELECT count(*) AS orders FROM core.orders").fetchone()
+    assert half is not None
+    assert 300 <= half["orders"] <= 990
+    mapping.map_source(SOURCE, run_id="test")
+    whole = db.execute(
+        "SELECT count(*) AS orders, count(DISTINCT identity_id) AS buyers, sum(goods_amount) AS goods FROM core.orders"
+    ).fetchone()
+    assert whole == {"orders": 990, "buyers": 990, "goods": 9900}
+    rejects = db.execute("SELECT count(*) AS n FROM raw.rejects").fetchone()
+    assert rejects == {"n": 0}
+
+
+def test_a_night_maps_nothing_alongside_and_a_failure_there_stops_no_landing(
+    db: psycopg.Connection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_alongside(db, 198)
+    assert db.execute("SELECT count(*) AS n FROM core.orders").fetchone() == {"n": 0}
+
+    def fail(*_: Any) -> None:
+        raise psycopg.errors.DeadlockDetected
+
+    monkeypatch.setattr(mapping, "PIECE", 100)
+    monkeypatch.setattr(landing, "BATCH_RECORDS", 50)
+    monkeypatch.setattr(mapping, "run_mapping", fail)
+    load_alongside(db, 495)
+    assert db.execute("SELECT count(*) AS n FROM raw.heads").fetchone() == {"n": 495}
+    assert db.execute("SELECT count(*) AS n FROM core.orders").fetchone() == {"n": 0}

@@ -14,12 +14,21 @@ FROM raw.mappings AS m
 WHERE m.source_id = %(source_id)s::text AND m.stream = %(stream)s::text AND m.target = %(target)s::text
 FOR UPDATE OF m;
 
+-- Counted, so that the planner knows whether the night brought ten batches or a first load ten thousand: for a range whose
+-- ends it cannot see it would read all of raw, every night, for every stream.
+DROP TABLE IF EXISTS pg_temp.new_batches CASCADE;
+CREATE TEMPORARY TABLE new_batches ON COMMIT DROP AS
+SELECT b.batch_id
+FROM mapping_range AS g
+JOIN raw.batches AS b ON b.source_id = g.source_id AND b.stream = g.stream AND b.batch_id > g.after_batch_id
+WHERE b.batch_id <= g.upto_batch_id AND b.changed_count > 0;
+ANALYZE new_batches;
+
 -- A view and not a table: payloads are the heaviest thing there is, and each is written once.
 CREATE TEMPORARY VIEW new_records AS
 SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
-FROM mapping_range AS g
-JOIN raw.records AS r ON r.batch_id > g.after_batch_id AND r.batch_id <= g.upto_batch_id
-WHERE r.source_id = g.source_id AND r.stream = g.stream;
+FROM new_batches AS b
+JOIN raw.records AS r ON r.batch_id = b.batch_id;
 
 DROP TABLE IF EXISTS pg_temp.new_rows;
 DROP TABLE IF EXISTS pg_temp.new_lines;

@@ -5,11 +5,14 @@ for hours.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from nightmarket import dates
 from nightmarket.dates import Window
+
+if TYPE_CHECKING:
+    from nightmarket.landing import LandingSummary
 
 SUMMARY = ("stream", "seen", "changed", "rejected", "requests", "windows", "watermark", "new_fields")
 MAX_PIECES = 24  # per stream; a process per piece costs a second
@@ -46,6 +49,27 @@ def window_of(piece: Mapping[str, Any]) -> Window | None:
         dates.day_start(date.fromisoformat(piece["from"])),
         min(dates.day_end(date.fromisoformat(piece["to"])), dates.now()),
     )
+
+
+def land_piece(
+    source_id: str, piece: Mapping[str, Any], *, run_id: str, limit: int | None, dry_run: bool
+) -> "LandingSummary":
+    """Land one piece; what a long one brings is mapped while it is still being read."""
+    from nightmarket.landing import land
+    from nightmarket.mapping import Alongside
+
+    until = datetime.fromisoformat(piece["until"])
+    with Alongside(source_id, piece["stream"], run_id=run_id, as_of_at=until) as mapped:
+        return land(
+            source_id,
+            piece["stream"],
+            run_id=run_id,
+            until=until,
+            limit=limit,
+            dry_run=dry_run,
+            window=window_of(piece),
+            committed=mapped.landed,
+        )
 
 
 def name_of(piece: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ SELECT
     count(*) = 0 AS is_passed,
     coalesce(
         string_agg(
-            g.source_id || ' ' || g.stream || ': field ' || g.path || ' is gone, last seen ' || to_char(g.last_seen_at, 'YYYY-MM-DD HH24:MI'),
+            g.source_id || ' ' || g.stream || ': field ' || g.path || ' is gone, last seen '
+            || to_char(g.last_seen_at, 'YYYY-MM-DD HH24:MI'),
             ', ' ORDER BY g.source_id, g.stream, g.path
         ),
         'all there'

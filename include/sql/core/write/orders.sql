@@ -84,11 +84,16 @@ USING rows_in_force AS o
 WHERE c.source_id = %(source_id)s::text AND c.order_id = o.order_id AND c.batch_id <> o.batch_id;
 
 INSERT INTO core.products AS p (source_id, product_id, title, outer_id, seen_at)
-SELECT DISTINCT ON (l.product_id)
-    %(source_id)s::text, l.product_id, coalesce(nullif(l.title, ''), l.product_id) AS title, nullif(l.outer_id, ''), o.modified_at
-FROM rows_in_force AS o
-JOIN new_lines AS l ON l.record_id = o.record_id
-ORDER BY l.product_id ASC, o.modified_at DESC, coalesce(nullif(l.title, ''), l.product_id) DESC, l.outer_id DESC
+SELECT DISTINCT ON (x.product_id) %(source_id)s::text, x.product_id, x.title, x.outer_id, x.seen_at
+FROM (   -- thousands of lines name the same few articles: they are put together before they are sorted
+    SELECT
+        l.product_id, coalesce(nullif(l.title, ''), l.product_id) AS title, nullif(l.outer_id, '') AS outer_id,
+        max(o.modified_at) AS seen_at
+    FROM rows_in_force AS o
+    JOIN new_lines AS l ON l.record_id = o.record_id
+    GROUP BY l.product_id, coalesce(nullif(l.title, ''), l.product_id), nullif(l.outer_id, '')
+) AS x
+ORDER BY x.product_id ASC, x.seen_at DESC, x.title DESC, x.outer_id DESC NULLS LAST
 ON CONFLICT (source_id, product_id) DO UPDATE SET title = excluded.title, outer_id = excluded.outer_id, seen_at = excluded.seen_at
 WHERE (excluded.seen_at, excluded.title, coalesce(excluded.outer_id, '')) > (p.seen_at, p.title, coalesce(p.outer_id, ''));
 
