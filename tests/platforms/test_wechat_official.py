@@ -24,8 +24,8 @@ from nightmarket.console.app import create_app
 from nightmarket.dates import Window
 from nightmarket.landing import Loader
 from nightmarket.local.database import free_port
-from nightmarket.platforms import wechat_official
-from nightmarket.platforms.base import BadPayload, PlatformError, RateLimited, Transport
+from nightmarket.platforms import own_pages, wechat_official
+from nightmarket.platforms.base import BadPayload, PlatformError, RateLimited, Slice, Transport
 from nightmarket.platforms.wechat_official import FIGURES, Options
 from nightmarket.warehouse import Row
 from sandbox_process import start_sandbox
@@ -493,6 +493,46 @@ def test_pushes_are_read_by_when_they_came_each_once(
     assert (again.seen, again.changed) == (0, 0)
     back = read("events", window=Window(start, start + timedelta(seconds=2)))
     assert (back.seen, back.changed) == (800, 0)
+
+
+def test_a_receipt_is_one_row_whichever_way_it_came(account: None, sandbox: Any, db: psycopg.Connection[Row]) -> None:
+    """It comes before its message is known, by both ways; both wait, and both find the one row."""
+    at = dates.now() - timedelta(hours=1)
+    fields = {"FromUserName": "oA", "CreateTime": str(int(at.timestamp())), "MsgType": "event", "Event": "TEMPLATESENDJOBFINISH",
+              "MsgID": "200163836", "Status": "success"}  # fmt: skip
+    loader = Loader(db, sources.source("wechat_official"), wechat_official.EVENTS, "test", False)
+    sealed = loader._keyring.seal("wechat_official/k1", json.dumps({"appid": "wx1", "xml": "<xml/>", "fields": fields}))
+    db.execute(
+        "INSERT INTO raw.pushes (source_id, push_key, body, received_at) VALUES ('wechat_official', 'k1', %s, %s)",
+        (sealed, at),
+    )
+    read("events")
+    event = {
+        "event_id": "e1",
+        "kind": "wechat.event",
+        "received_at": at.isoformat(),
+        "data": {"appid": "wx1", "fields": fields},
+    }
+    pages = Loader(db, sources.source("own_pages"), own_pages.STREAM, "test", False)
+    pages.read(Slice("received", Window(at, at + timedelta(days=1)), lambda: iter([[event]])), None)
+
+    def map_both() -> None:
+        for source_id in ("wechat_official", "own_pages"):
+            mapping.map_source(source_id, run_id="test")
+
+    map_both()
+    waiting = "SELECT count(*) FROM raw.rejects WHERE resolved_at IS NULL AND reason LIKE '%: waiting for %'"
+    assert one(db, waiting) == 2
+    db.execute(
+        "INSERT INTO core.message_events VALUES ('wechat_official', '200163836', 'review/s/1/ask', 'accepted', NULL, %s)",
+        (at,),
+    )
+    map_both()
+    assert one(db, waiting) == 0
+    found = db.execute(
+        "SELECT source_id, message_key, kind FROM core.message_events WHERE kind <> 'accepted'"
+    ).fetchall()
+    assert found == [{"source_id": "wechat_official", "message_key": "review/s/1/ask", "kind": "delivered"}]
 
 
 def test_a_key_of_forty_three_characters(sandbox: Any) -> None:
