@@ -1,7 +1,7 @@
 """A JD shop (京东 POP) through JOS, the JD Open Service gateway.
 
-Wire facts: docs/connections/jd.md. Five streams: orders, refunds (of orders that were not sent yet), aftersales (of orders
-that were), comments, items.
+Wire facts: docs/connections/jd.md. Five streams: orders, refunds (requests to call an order off before it arrives), aftersales
+(what is sent back after that), comments, items.
 
 JD counts what a window holds, so its lists are walked from the last page to the first (platforms.paging): a row that
 changes leaves the window, and the rows behind it move up.
@@ -524,7 +524,7 @@ def decided_slices(
 
 
 def _refunds(part: str, client: Client, window: Window) -> Iterator[list[Record]]:
-    """Refund requests for orders that were not sent yet, by the time of application or of the check."""
+    """Requests to call an order, or a part of it, off before it arrives; by the time of application or of the check."""
     method, prefix = REFUNDS_METHOD, "checkTime" if part == "checked" else "applyTime"
     size = client.page_size(method, 50)
 
@@ -693,8 +693,13 @@ COMMENTS = Stream(
     key=("commentId",),
     occurred_at=lambda record: to_time(record.get("creationTime")),
     slices=comment_slices,
-    personal={"pin": "nick", "nickName": "nick", "replies[].nickName": "nick"},
-    free_text=("content", "replies[].content"),
+    personal={
+        "pin": "nick",
+        "nickName": "nick",
+        "replies[].nickName": "nick",
+        "replies[].parentReply.nickName": "nick",
+    },
+    free_text=("content", "replies[].content", "replies[].parentReply.content"),
     overlap=timedelta(days=15),
     window=timedelta(days=28),
     priority=2,
