@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -368,6 +369,119 @@ def test_reviews_refunds_and_articles_by_yaml_only(db: psycopg.Connection[Row], 
         ("P1", Decimal("12.5"), True),
         ("P2", None, False),
     ]
+
+
+def documented(number: int) -> str:
+    """One of the examples of docs/connections/files.md, as it stands there."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "connections" / "files.md"
+    examples = page.read_text().split("## Examples")[1].split("```yaml\n")[1:]
+    return yaml.safe_dump(
+        yaml.safe_load(textwrap.dedent(examples[number].split("```")[0]))["tables"], allow_unicode=True
+    )
+
+
+def test_the_documented_example_of_group_buying(db: psycopg.Connection[Row], declare: Declare) -> None:
+    folder = declare(documented(0))
+    (folder / "团购明细_20260314.csv").write_text(
+        "券码,套餐ID,套餐名称,售价,实收金额,购买时间,验券时间,券状态,手机号\n"
+        "1234 5678 9012,88001,双人下午茶,128.00,121.60,2026-03-12 19:20:11,2026-03-14 15:00:02,已消费,10012345678\n"
+        "1234 5678 9013,88001,双人下午茶,128.00,121.60,2026-03-14 08:00:00,,待消费,100****5679\n"
+        '1234 5678 9014,88002,四人餐,"1,288.00","1,288.00",2026-03-14 09:00:00,--,已退款,\n',
+        encoding="gbk",
+    )
+    (folder / "团购明细退款_20260314.csv").write_text(
+        '券码,退款金额,退款时间\n1234 5678 9014,"1,288.00",2026-03-14 18:00:00\n', encoding="gbk"
+    )
+    night("orders", "refunds")
+    assert rejects(db) == []
+    assert rows(
+        db,
+        "SELECT order_id, status, is_paid, goods_amount, paid_amount, signed_at::date::text FROM core.orders ORDER BY 1",
+    ) == [
+        ("1234 5678 9012", "finished", True, Decimal(128), Decimal("121.6"), "2026-03-14"),
+        ("1234 5678 9013", "paid", True, Decimal(128), Decimal("121.6"), None),
+        ("1234 5678 9014", "refunded", True, Decimal(1288), Decimal(1288), None),
+    ]
+    assert rows(db, "SELECT order_id, refund_amount, is_money FROM core.refunds") == [
+        ("1234 5678 9014", Decimal(1288), True)
+    ]
+    assert rows(db, "SELECT count(*) FROM core.identities") == [(1,)], "a masked phone is nobody"
+
+
+def test_the_documented_example_of_a_console_export(db: psycopg.Connection[Row], declare: Declare) -> None:
+    folder = declare(documented(1))
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.title = "订单"
+    for row in (
+        ["订单导出"],
+        ["导出时间", "2026-03-15 01:00:00"],
+        [
+            "订单编号",
+            "下单时间",
+            "付款时间",
+            "订单状态",
+            "应付总额",
+            "运费",
+            "收货人",
+            "手机",
+            "收货地址",
+            "商品编号",
+            "货号",
+            "商品名称",
+            "单价",
+            "数量",
+        ],
+        [
+            "38210001",
+            "2026-03-14 10:00:00",
+            "2026-03-14 10:03:00",
+            "已发货",
+            110,
+            10,
+            "王芳",
+            "10012345678",
+            "夜市街1号",
+            "D1",
+            "85123A",
+            "碗",
+            40,
+            2,
+        ],
+        [None, None, None, None, None, None, None, None, None, "D2", "71053", "壶", 20, 1],
+        [
+            "38210002",
+            "2026-03-14 11:00:00",
+            None,
+            "等待付款",
+            "￥20.00",
+            0,
+            "李娜",
+            "10012345679",
+            "夜市街2号",
+            "D2",
+            "71053",
+            "壶",
+            20,
+            1,
+        ],
+        ["合计", None, None, None, 130],
+    ):
+        sheet.append(row)
+    book.save(folder / "订单导出20260315.xlsx")
+    night()
+    assert rejects(db) == []
+    assert rows(
+        db,
+        "SELECT order_id, status, is_paid, paid_amount, postage_amount, goods_amount, line_count FROM core.orders ORDER BY 1",
+    ) == [
+        ("38210001", "shipped", True, Decimal(110), Decimal(10), Decimal(100), 2),
+        ("38210002", "unpaid", False, Decimal(20), Decimal(0), Decimal(20), 1),
+    ]
+    stored = str(rows(db, "SELECT payload FROM raw.records"))
+    for personal in ("王芳", "李娜", "1001234567", "夜市街"):
+        assert personal not in stored
 
 
 # ------------------------------------------------------------------------------------------------ bad rows, good rows
@@ -737,6 +851,20 @@ def test_a_day_without_its_file_is_a_clear_failure(
         land()
     declare(SIMPLE, expect="daily", closed=["2026-03-15", "2026-03-16"])
     assert land().watermark == "2026-03-18T02:30:00+08:00"
+
+
+def test_quiet_days_have_equal_files_and_are_not_missed(
+    db: psycopg.Connection[Row], declare: Declare, set_clock: Callable[[str], None]
+) -> None:
+    folder = declare(SIMPLE, expect="daily")
+    set_clock("2026-03-17T02:30:00+08:00")
+    for day in ("20260313", "20260315", "20260316"):  # nothing was sold: the header is all there is
+        deliver(folder, day, "", "")
+    with pytest.raises(BadPayload, match="no orders file and no lines file for 2026-03-14"):
+        land()
+    assert left(folder) == []
+    deliver(folder, "20260314", "A1,done,2026-03-14 10:00,30,,1\n", "A1,S1,10,1\n")
+    assert land().changed == 1
 
 
 # -------------------------------------------------------------------------------------------------------- whole files

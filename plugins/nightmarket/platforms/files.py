@@ -703,17 +703,10 @@ def _first_gap(
     """(a sentence about the first day without its file, up to when the stream is complete)."""
     if client.options.expect != "daily":
         return None, plan.until
-    last = plan.until.astimezone(feed.zone).date() - timedelta(days=1)
     paths = [*(found.path for found in ready), *(entry.path for entry in ledger.values() if entry.stream == feed.name)]
-    gaps: list[tuple[date, str]] = []
-    for role in feed.roles:
-        if "date" not in role.pattern.names:
-            continue
-        named = (feed.classify(path) for path in paths)
-        days = {found[1].day for found in named if found and found[0] == role.pattern.text and found[1].day}
-        start = plan.cursors[""].astimezone(feed.zone).date() if "" in plan.cursors else min([*days, last])
-        wanted = (start + timedelta(days=count) for count in range((last - start).days + 1))
-        gaps += [(day, role.part) for day in wanted if day not in days and day not in client.options.closed][:1]
+    gaps = _gaps(client, feed, plan, paths)
+    if gaps:  # quiet days have equal files, and the ledger knows one name per content: the archive knows them all
+        gaps = _gaps(client, feed, plan, [*paths, *(original_path(found.path) for found in client.archived(feed))])
     if not gaps:
         return None, plan.until
     day = min(day for day, _ in gaps)
@@ -723,6 +716,21 @@ def _first_gap(
         return f"{coming[0]} is not complete yet; wait for it, or for its mark", dates.day_start(day, feed.zone)
     words = f"{parts} for {day}; ask for it, or list the day under `closed` if there was no business"
     return words, dates.day_start(day, feed.zone)
+
+
+def _gaps(client: Client, feed: Feed, plan: Plan, paths: Sequence[str]) -> list[tuple[date, str]]:
+    """The first day without a file, for every kind of file that comes daily and lacks one."""
+    last = plan.until.astimezone(feed.zone).date() - timedelta(days=1)
+    gaps: list[tuple[date, str]] = []
+    for role in feed.roles:
+        if "date" not in role.pattern.names:
+            continue
+        named = (feed.classify(path) for path in paths)
+        days = {found[1].day for found in named if found and found[0] == role.pattern.text and found[1].day}
+        start = plan.cursors[""].astimezone(feed.zone).date() if "" in plan.cursors else min([*days, last])
+        wanted = (start + timedelta(days=count) for count in range((last - start).days + 1))
+        gaps += [(day, role.part) for day in wanted if day not in days and day not in client.options.closed][:1]
+    return gaps
 
 
 def _archive(
