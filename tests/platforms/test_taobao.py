@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from nights import one
 
 from nightmarket import dates, landing, mapping, settings, sources
@@ -54,6 +55,14 @@ def called(sandbox: Any) -> dict[str, int]:
 def spoil(sandbox: Any, method: str, kind: str, **more: Any) -> None:
     fault = {"platform": "taobao", "method": method, "kind": kind, **more}
     sandbox.control("POST", "/faults", {"faults": [fault]})
+
+
+def test_the_documented_options_are_the_ones_there_are() -> None:
+    page = (settings.ROOT / "docs" / "connections" / "taobao.md").read_text(encoding="utf-8")
+    documented = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["options"]
+    assert taobao.Options.model_validate(documented).trade_methods == taobao.TradeMethods.model_validate(SIMPLE)
+    assert set(documented) == set(taobao.Options.model_fields)
+    assert documented["max_pages"] == taobao.Options().max_pages
 
 
 # ---------------------------------------------------------------------------------------------------------- members
