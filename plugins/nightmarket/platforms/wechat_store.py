@@ -8,7 +8,7 @@ walk brings nothing new, and the next run reads the end of the window once more 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import ceil
@@ -22,8 +22,10 @@ from nightmarket.platforms.base import (
     BadPayload,
     Check,
     NotFound,
+    Plan,
     Record,
     Refused,
+    Slice,
     Stream,
     Transport,
     backfill_by_window,
@@ -44,6 +46,7 @@ PRODUCTS, MEMBERS, COUPONS = ROOT + "product/list/get", ROOT + "vip/user/list/ge
 ORDER_WINDOW, AFTERSALE_SPAN = timedelta(days=7), timedelta(hours=24)  # the platform's longest
 ORDER_PAGE, PRODUCT_PAGE, COUPON_PAGE = 100, 30, 200
 COUPON_STATUSES = (1, 2, 3, 4)  # editing, live, expired, void; a list holds one status only
+WORDS = {"modified": "update", "created": "create"}  # part of a stream -> the platform's word in its parameters
 TOO_MANY = 31042  # more orders than one window may hold
 SMALLEST_WINDOW = timedelta(seconds=2)
 MAX_PAGES = 10_000  # a next_key that goes round in a circle must end
@@ -188,11 +191,11 @@ def _seconds(window: Window, longest: timedelta) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
-def orders(client: Client, window: Window) -> Iterator[list[Record]]:
-    """Orders changed in the window (at most 7 days), each in full; halved when the platform says it holds too many."""
+def orders(client: Client, window: Window, part: str = "modified") -> Iterator[list[Record]]:
+    """Orders modified or created in the window (at most 7 days), each in full; halved when the platform says it holds too many."""
     start, end = _seconds(window, ORDER_WINDOW)
     body = {
-        "update_time_range": {"start_time": start, "end_time": end},
+        f"{WORDS[part]}_time_range": {"start_time": start, "end_time": end},
         "page_size": client.page_size(ORDERS, ORDER_PAGE),
     }
     pages = settled(
@@ -208,19 +211,19 @@ def orders(client: Client, window: Window) -> Iterator[list[Record]]:
         if error.code != TOO_MANY or window.end - window.start < SMALLEST_WINDOW:
             raise
         for half in window.split():
-            yield from orders(client, half)
+            yield from orders(client, half, part)
 
 
-def aftersales(client: Client, window: Window) -> Iterator[list[Record]]:
-    """After-sale orders changed in the window, each in full; asked for in pieces of the 24 hours that the platform allows."""
+def aftersales(client: Client, window: Window, part: str = "modified") -> Iterator[list[Record]]:
+    """After-sale orders modified or created in the window, each in full, in pieces of the 24 hours that the platform allows."""
     for piece in dates.windows(window.start, window.end, AFTERSALE_SPAN):
-        yield from _aftersales_of_a_day(client, piece)
+        yield from _aftersales_of_a_day(client, piece, part)
 
 
-def _aftersales_of_a_day(client: Client, window: Window) -> Iterator[list[Record]]:
+def _aftersales_of_a_day(client: Client, window: Window, part: str) -> Iterator[list[Record]]:
     start, end = _seconds(window, AFTERSALE_SPAN)
     key = "after_sale_order_id"
-    body = {"begin_update_time": start, "end_update_time": end}
+    body = {f"begin_{WORDS[part]}_time": start, f"end_{WORDS[part]}_time": end}
     pages = settled(
         NAME,
         AFTERSALES,
@@ -297,6 +300,17 @@ def _coupon_ids(client: Client, status: int) -> Iterator[list[Record]]:
     return settled(NAME, COUPONS, walk, lambda row: _text(row.get("coupon_id")), total=lambda: total[0])
 
 
+def _by_part(pages: Callable[..., Iterator[list[Record]]]) -> Callable[[Client, Plan], Iterator[Slice]]:
+    """The slices of a stream of changes, at most 7 days each; one to be read once more is read through the list it came from."""
+
+    def slices(client: Client, plan: Plan) -> Iterator[Slice]:
+        for part, window in plan.reread:
+            yield Slice(part, window, partial(pages, client, window, part))
+        yield from by_window(partial(pages, part="modified"), largest=ORDER_WINDOW)(client, replace(plan, reread=()))
+
+    return slices
+
+
 def _total(answer: Record, path: str) -> int:
     total = answer.get("total_num")
     if not isinstance(total, int):
@@ -312,8 +326,8 @@ STREAMS: Mapping[str, Stream] = {
             name="orders",
             key=("order_id",),
             occurred_at=lambda record: _at(record, "update_time"),
-            slices=by_window(orders, largest=ORDER_WINDOW),
-            backfill=backfill_by_window(orders, largest=ORDER_WINDOW),
+            slices=_by_part(orders),
+            backfill=backfill_by_window(partial(orders, part="created"), part="created", largest=ORDER_WINDOW),
             personal={
                 ADDRESS + "user_name": "name",
                 ADDRESS + "tel_number": "phone",
@@ -331,8 +345,8 @@ STREAMS: Mapping[str, Stream] = {
             name="aftersales",
             key=("after_sale_order_id",),
             occurred_at=lambda record: _at(record, "update_time"),
-            slices=by_window(aftersales),
-            backfill=backfill_by_window(aftersales),
+            slices=_by_part(aftersales),
+            backfill=backfill_by_window(partial(aftersales, part="created"), part="created"),
             personal={},
             free_text=("reason_text", "details.desc"),
             overlap=timedelta(hours=1),
