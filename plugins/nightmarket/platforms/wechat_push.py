@@ -21,9 +21,8 @@ from nightmarket.settings import ConfigError, Credentials
 BLOCK = 32  # of the PKCS#7 padding: twice what AES itself needs
 RANDOM_BYTES = 16
 DECLARATION = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)  # WeChat never declares anything; attacks on parsers do
-NOT_KEPT = (
-    "LOCATION",
-)  # where a person is, every few seconds: nothing of ours needs it, so there is no basis to keep it
+# where a person is, every few seconds: nothing of ours needs it, so there is no basis to keep it
+NOT_KEPT = ("LOCATION",)
 
 
 def receive(credentials: Credentials, request: PushRequest) -> PushAnswer:
