@@ -252,7 +252,10 @@ def test_a_list_that_ends_too_soon_is_told_unless_the_application_sees_no_more(s
     sandbox.control("POST", "/settings", {"weibo_timeline_rows": 5})
     with pytest.raises(PlatformDown, match=r"the list ended after 5 of \d+ rows; .* options\.timeline to newest"):
         read(client(sandbox), "posts")
-    assert len(read(client(sandbox, timeline="newest"), "posts")) == 5
+    said: list[str] = []
+    assert len(read(client(sandbox, timeline="newest"), "posts", said)) == 5
+    total = sandbox.control("GET", "/truth")["weibo"]["posts"]
+    assert said == [f"the newest 5 of {total} rows: this application is shown no more"]
 
 
 @pytest.mark.parametrize("stream", ["posts", "comments", "mentions", "followers"])

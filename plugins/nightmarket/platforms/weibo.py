@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -198,6 +199,13 @@ def connect(
 
 
 # ------------------------------------------------------------------------------------------------------------ lists
+Say = Callable[[str], None]
+
+
+def _nothing(_: str) -> None:
+    """Nobody wants to hear it."""
+
+
 def number_of(row: object) -> int | None:
     """A row's 64-bit id, whether it came as a number or as text."""
     text = str(row.get("id")) if isinstance(row, dict) else ""
@@ -205,7 +213,7 @@ def number_of(row: object) -> int | None:
 
 
 def back_to(
-    client: Client, since: datetime, path: str, name: str, largest: int, **parameters: str | int
+    client: Client, since: datetime, path: str, name: str, largest: int, say: Say = _nothing, **parameters: str | int
 ) -> Iterator[list[Record]]:
     """Rows from the newest back to the first that is older than `since`, or to the end of the list.
 
@@ -237,7 +245,10 @@ def back_to(
             return
         if empty >= EMPTY_TRIES:
             break
-    if counted is None or client.options.timeline == "newest":
+    if counted is None:
+        return
+    if client.options.timeline == "newest":
+        say(f"the newest {len(seen)} of {counted} rows: this application is shown no more")
         return
     raise PlatformDown(
         NAME,
@@ -252,9 +263,9 @@ def _created(row: object) -> datetime | None:
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
-def posts(client: Client, window: Window) -> Iterator[list[Record]]:
+def posts(client: Client, window: Window, say: Say = _nothing) -> Iterator[list[Record]]:
     """The account's own posts back to the window's start; one that its list cuts is read in full."""
-    for rows in back_to(client, window.start, TIMELINE, "statuses", TIMELINE_PAGE, uid=client.uid):
+    for rows in back_to(client, window.start, TIMELINE, "statuses", TIMELINE_PAGE, say, uid=client.uid):
         yield [_whole(client, row) for row in rows]
 
 
@@ -271,14 +282,19 @@ def _whole(client: Client, row: Record) -> Record:
     return found
 
 
-def comments(client: Client, window: Window) -> Iterator[list[Record]]:
+def comments(client: Client, window: Window, say: Say = _nothing) -> Iterator[list[Record]]:
     """Comments that others wrote under the account's posts, back to the window's start."""
-    return back_to(client, window.start, COMMENTS, "comments", COMMENT_PAGE)
+    return back_to(client, window.start, COMMENTS, "comments", COMMENT_PAGE, say)
 
 
-def mentions(client: Client, window: Window) -> Iterator[list[Record]]:
+def mentions(client: Client, window: Window, say: Say = _nothing) -> Iterator[list[Record]]:
     """Posts of others that mention the account, back to the window's start."""
-    return back_to(client, window.start, client.options.mentions_path, "statuses", MENTION_PAGE)
+    return back_to(client, window.start, client.options.mentions_path, "statuses", MENTION_PAGE, say)
+
+
+def _told(pages: Callable[..., Iterator[list[Record]]]) -> Callable[[Client, Plan], Iterator[Slice]]:
+    """The slices of a list by creation; what the application is not shown goes into the run's summary."""
+    return lambda client, plan: by_window(partial(pages, say=plan.say), part="created")(client, plan)
 
 
 def observed_on(plan: Plan) -> str:
@@ -360,7 +376,7 @@ STREAMS: Mapping[str, Stream] = {
             name="posts",
             key=("id",),
             occurred_at=_created,
-            slices=by_window(posts, part="created"),
+            slices=_told(posts),
             backfill=backfill_by_window(posts, part="created"),
             personal={"retweeted_status.user.screen_name": "nick", "retweeted_status.user.name": "nick"},
             free_text=("text", "longText.longTextContent", "retweeted_status.text"),
@@ -382,7 +398,7 @@ STREAMS: Mapping[str, Stream] = {
             name="comments",
             key=("id",),
             occurred_at=_created,
-            slices=by_window(comments, part="created"),
+            slices=_told(comments),
             backfill=backfill_by_window(comments, part="created"),
             personal={
                 "user.screen_name": "nick",
@@ -402,7 +418,7 @@ STREAMS: Mapping[str, Stream] = {
             name="mentions",
             key=("id",),
             occurred_at=_created,
-            slices=by_window(mentions, part="created"),
+            slices=_told(mentions),
             backfill=backfill_by_window(mentions, part="created"),
             personal={
                 "user.screen_name": "nick",
