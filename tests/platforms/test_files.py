@@ -587,6 +587,25 @@ def test_a_corrected_lines_file_alone_finds_its_orders_in_the_archive(
     assert left(folder) == []
 
 
+def test_an_export_without_lines_makes_one_line_of_each_order(db: psycopg.Connection[Row], declare: Declare) -> None:
+    plain = SIMPLE.split("  lines:\n")[0].replace(", line_count: lines", "") + "  lines: none\n"
+    paid = "  payments:\n    file: paid_{date}.csv\n    columns: {order_id: id, amount: sum}\n"
+    for text, name, amount in (
+        (plain, "A1", Decimal(30)),
+        (plain.replace(", paid_amount: paid", "") + paid, "A2", Decimal(12)),
+    ):
+        folder = declare(text)
+        deliver(folder, f"2026031{name[1]}", f"{name},done,2026-03-14 10:00,30,,\n", None)
+        if "payments" in text:
+            assert land().seen == 0, "paid, but nobody knows how much yet"
+            (folder / "paid_20260312.csv").write_text("id,sum\nA2,5\nA2,7\n")
+        night()
+        found = rows(db, "SELECT product_id, line_amount, o.paid_amount FROM core.order_lines JOIN core.orders AS o USING (order_id)"
+                         " WHERE order_id = %s", name)  # fmt: skip
+        assert found == [("unknown", amount, amount)]
+        assert rejects(db) == []
+
+
 def test_tables_may_stand_in_folders_of_their_own(db: psycopg.Connection[Row], declare: Declare) -> None:
     text = SIMPLE.replace("orders_{date}", "heads/{date}").replace("lines_{date}", "rows/{date}")
     folder = declare(text, expect="daily")
