@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -19,13 +20,15 @@ import openpyxl
 import psycopg
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nightmarket import dates, landing, mapping
 from nightmarket import settings as settings_module
 from nightmarket.landing import LandingSummary
 from nightmarket.platforms import files
-from nightmarket.platforms.base import AuthError, BadPayload, NotFound
-from nightmarket.settings import ConfigError
+from nightmarket.platforms.base import AuthError, BadPayload, NotFound, Plan, Transport
+from nightmarket.settings import ConfigError, Credentials
 from nightmarket.warehouse import Row
 
 NOW = "2026-03-15T02:30:00+08:00"
@@ -1029,6 +1032,55 @@ def test_columns_that_nobody_named_are_not_stored_but_told(db: psycopg.Connectio
     land("products")
     kept = rows(db, "SELECT payload #>> '{original,备注}' FROM raw.records ORDER BY record_id DESC LIMIT 1")[0][0]
     assert kept.startswith("问 phone:"), "what is kept unread is looked through for numbers and addresses"
+
+
+# ------------------------------------------------------------------------------------------------------------ any order
+SHUFFLED = """
+orders:
+  file: orders_{date}.csv
+  columns: {order_id: id, status: {constant: paid}, created_at: at, line_count: lines}
+  lines: {file: "lines_{date}*.csv", columns: {order_id: id, line_id: line, product_id: sku, unit_price: price, quantity: n}}
+"""
+
+
+def records_of(folder: Path) -> list[Any]:
+    """What landing would be given, without where it stood; lines by their ids."""
+    options = files.Options.model_validate({"stable_seconds": 0, "tables": yaml.safe_load(SHUFFLED)})
+    client = files.connect(Credentials("till", extra={"folder": str(folder)}), Transport("files"), options=options)
+    plan = Plan(dates.now(), {}, timedelta(0), timedelta(1), timedelta(9), is_dry_run=True)
+    found = [
+        row for piece in files.streams(options)["orders"].slices(client, plan) for page in piece.pages() for row in page
+    ]
+    for record in found:
+        assert isinstance(record, dict), record
+        del record["at"]
+        record["lines"].sort(key=lambda line: int(line["line_id"]))
+    return sorted(found, key=lambda record: str(record["order_id"]))
+
+
+@given(
+    counts=st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    chance=st.randoms(use_true_random=False),
+    pieces=st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_rows_may_stand_in_any_order_and_in_any_number_of_files(counts: list[int], chance: Any, pieces: int) -> None:
+    heads = [f"A{order},2026-03-14 10:00,{count}" for order, count in enumerate(counts)]
+    lines = [f"A{order},{line},S{line},1.5,2" for order, count in enumerate(counts) for line in range(count)]
+    results = []
+    for shuffled in (False, True):
+        if shuffled:
+            chance.shuffle(heads)
+            chance.shuffle(lines)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            (folder / "orders_20260314.csv").write_text("\n".join(["id,at,lines", *heads]))
+            for piece in range(pieces if shuffled else 1):
+                part = lines[piece::pieces] if shuffled else lines
+                (folder / f"lines_20260314_{piece}.csv").write_text("\n".join(["id,line,sku,price,n", *part]))
+            results.append(records_of(folder))
+    assert len(results[0]) == len(counts)
+    assert results[0] == results[1]
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
