@@ -44,6 +44,7 @@ class Settings:
     weibo_hour_calls: int = 5_000  # per hour of the sandbox's clock before 10023
     weibo_token_days: int = 1825  # from 30 days before the anchor; then 21327
     weibo_timeline_rows: int = 0  # newest posts that user_timeline shows; 0 = all
+    woo_modified_filter: bool = True  # off: a shop of before 2022, which does not look at modified_after
     custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
     mass_per_month: int = 4
     pay_rate: int = 500  # coupon calls per real second before 429

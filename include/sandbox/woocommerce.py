@@ -238,6 +238,8 @@ class WooCommerce:
                 raise bad_parameter("status[0]", f"status[0] is not one of any, {', '.join(STATUSES)}.")
         is_gmt = query.get("dates_are_gmt") == "true"
         start, end = self._between(query, "modified_after", "modified_before", is_gmt)
+        if not self.world.settings.woo_modified_filter:
+            start, end = 0, 1 << 40
         first, last = self._between(query, "after", "before", is_gmt)
 
         def found() -> list[Sale]:
@@ -283,6 +285,8 @@ class WooCommerce:
         self._one_of(query, "orderby", ("date", "modified", "id", "title", "price"))
         is_gmt = query.get("dates_are_gmt") == "true"
         start, end = self._between(query, "modified_after", "modified_before", is_gmt)
+        if not self.world.settings.woo_modified_filter:
+            start, end = 0, 1 << 40
         rows = [self.product(item) for item in self.shop.items() if start <= self._modified(item) <= end]
         rows.sort(key=lambda row: (row["date_modified_gmt"], row["id"]), reverse=query.get("order") != "asc")
         return rows, len(rows)

@@ -46,7 +46,7 @@ def differences(db: psycopg.Connection[Row], shop: Any) -> dict[str, Any]:
 def client(recorded: malls.Recorded, **changes: Any) -> shopify.Client:
     given = {"host": "https://nightmarket.myshopify.com", "password": "shpat_1", "extra": {}} | changes
     credentials = Credentials("shopify_mall", given["host"], "", given["password"], extra=given["extra"])
-    return shopify.connect(credentials, recorded.transport("shopify"), options=shopify.NoOptions())
+    return shopify.connect(credentials, recorded.transport("shopify"), options=shopify.Options())
 
 
 def test_later_pages_carry_the_cursor_and_the_limit_only_and_stay_on_the_shop() -> None:
@@ -231,6 +231,7 @@ def test_nights_that_follow_equal_the_truth_while_lists_shift(
         malls.fault(shop, "shopify", "shifting_page", method="orders", times=2)
         malls.night("shopify_mall", day, page_sizes={"*": 2})
         shop.control("POST", "/faults", {"faults": []})
+        malls.move(shop, set_clock, f"{day}T02:40:00+08:00")  # what moved, moved after the window's end
         malls.night("shopify_mall", day + " later")
         assert differences(db, shop) == {}
 
@@ -244,6 +245,15 @@ def test_a_fault_that_passes_is_repaired(db: psycopg.Connection[Row], shop: Any,
     malls.night("shopify_mall", "later")
     assert differences(db, shop) == {}
     assert one(db, "SELECT count(*) FROM raw.rejects WHERE resolved_at IS NULL") == 0
+
+
+def test_without_the_count_the_cursor_is_trusted(
+    db: psycopg.Connection[Row], shop: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    malls.use_sources(monkeypatch, tmp_path, SOURCES + "    options: {count: false}\n")
+    malls.night("shopify_mall", "r", page_sizes={"*": 3})
+    assert differences(db, shop) == {}
+    assert "orders/count" not in malls.requests_to(shop, "shopify")
 
 
 def test_an_empty_page_that_stays_is_told(db: psycopg.Connection[Row], shop: Any) -> None:

@@ -34,7 +34,7 @@ sources:
       products: {}
       coupons: {}
 """
-OPTIONS = woocommerce.NoOptions()
+OPTIONS = woocommerce.Options()
 
 
 @pytest.fixture
@@ -273,6 +273,7 @@ def test_nights_that_follow_equal_the_truth_while_lists_shift(
         malls.fault(woo, "woocommerce", "shifting_page", method="orders", times=3)
         malls.night("woo_mall", day, page_sizes={"*": 2})
         woo.control("POST", "/faults", {"faults": []})
+        malls.move(woo, set_clock, f"{day}T02:40:00+08:00")  # what moved, moved after the window's end
         malls.night("woo_mall", day + " later")
         assert malls.differences(db, "woo_mall", truth(woo)) == {}
     assert one(db, "SELECT count(*) FROM core.orders WHERE created_at > '2026-03-15'") >= 2
@@ -371,6 +372,20 @@ def test_what_cannot_be_used_goes_to_rejects_and_a_better_version_settles_it(
     mapping.map_source("woo_mall", run_id="n")
     assert one(db, "SELECT count(*) FROM raw.rejects WHERE resolved_at IS NULL") == 0
     assert one(db, "SELECT refund_amount FROM core.refunds") == 18
+
+
+def test_a_shop_that_does_not_filter_by_change_is_told_and_can_be_read_whole(
+    db: psycopg.Connection[Row], woo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    woo.control("POST", "/settings", {"woo_modified_filter": False})
+    malls.use_sources(monkeypatch, tmp_path, SOURCES.replace("orders: {window_minutes: 525600}", "orders: {}"))
+    with pytest.raises(Refused, match=r"does not look at modified_after .*; set options\.modified_filter: false"):
+        landing.land("woo_mall", "orders", run_id="r", until=dates.now())
+    malls.use_sources(monkeypatch, tmp_path, SOURCES + "    options: {modified_filter: false}\n")
+    malls.night("woo_mall", "whole")
+    assert malls.differences(db, "woo_mall", truth(woo)) == {}
+    again = malls.night("woo_mall", "again")
+    assert again["orders"].seen > 0 == again["orders"].changed
 
 
 # ----------------------------------------------------------------------------------------------------------- faults

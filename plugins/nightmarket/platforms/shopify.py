@@ -21,7 +21,6 @@ from nightmarket.platforms.base import (
     AuthError,
     BadPayload,
     Check,
-    NoOptions,
     NotFound,
     PlatformError,
     Record,
@@ -35,10 +34,9 @@ from nightmarket.platforms.base import (
 )
 from nightmarket.platforms.paging import settled, text_at
 from nightmarket.platforms.people import full_name
-from nightmarket.settings import ConfigError, Credentials
+from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "shopify"
-Options = NoOptions
 API_VERSION = "2024-10"  # extra.api_version of the connection overrides it
 PAGE_SIZE = 250
 NEXT_LINK = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?next"?')
@@ -51,6 +49,12 @@ BUCKET_RESERVE = (
     0.1  # of the bucket is left free for others: for the shop's other applications the bucket is their own,
 )
 # but several workers of ours share this one and see it only after their call
+
+
+class Options(StrictModel):
+    """The block `options:` of a source."""
+
+    count: bool = True  # compare every window with the shop's own count; false: trust the cursor
 
 
 # ----------------------------------------------------------------------------------------------------------- client
@@ -84,6 +88,7 @@ class Client:
     api_version: str
     transport: Transport
     page_sizes: Mapping[str, int]
+    options: Options
     bucket: Bucket = field(default_factory=Bucket)
 
     def get(
@@ -165,7 +170,7 @@ def to_error(method: str, answer: Answer) -> PlatformError:
 
 
 def connect(
-    credentials: Credentials, transport: Transport, *, options: NoOptions, page_sizes: Mapping[str, int] | None = None
+    credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the shop. Raises ConfigError when a part of the connection is missing."""
     for name, value in {
@@ -181,7 +186,7 @@ def connect(
         raise ConfigError(
             f"connection {credentials.conn_id!r}: extra.api_version is {version!r}; it looks like 2024-10."
         )
-    return Client(credentials.host.rstrip("/"), credentials.password, version, transport, page_sizes or {})
+    return Client(credentials.host.rstrip("/"), credentials.password, version, transport, page_sizes or {}, options)
 
 
 # ------------------------------------------------------------------------------------------------------------ lists
@@ -211,7 +216,7 @@ def _changed(client: Client, path: str, envelope: str, window: Window, **more: s
         f"/{path}.json",
         lambda: client.pages(f"/{path}.json", envelope, {**asked, "order": "updated_at asc"}),
         text_at("id"),
-        total=lambda: client.count(f"/{path}/count.json", asked),
+        total=lambda: client.count(f"/{path}/count.json", asked) if client.options.count else None,
     )
 
 
@@ -311,7 +316,7 @@ PRODUCTS = Stream(
 STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in (ORDERS, CUSTOMERS, PRODUCTS)}
 
 
-def streams(options: NoOptions) -> Mapping[str, Stream]:
+def streams(options: Options) -> Mapping[str, Stream]:
     """The streams of a Shopify shop."""
     return STREAMS
 

@@ -10,7 +10,7 @@ seen than the shop counts (platforms.paging).
 import base64
 import hmac
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,6 @@ from nightmarket.platforms.base import (
     AuthError,
     BadPayload,
     Check,
-    NoOptions,
     NotFound,
     Plan,
     PlatformError,
@@ -39,10 +38,9 @@ from nightmarket.platforms.base import (
 )
 from nightmarket.platforms.paging import text_at, walk_back
 from nightmarket.platforms.people import full_name
-from nightmarket.settings import ConfigError, Credentials
+from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "woocommerce"
-Options = NoOptions
 API = "/wp-json/wc/v3"
 INDEX = "/wp-json/"  # of WordPress: the shop's name, and which interfaces there are
 PAGE_SIZE = 100
@@ -52,6 +50,15 @@ TRASH = "trash"  # `any` leaves it out, and an order that lands there would keep
 REVIEW_MARGIN = timedelta(
     days=1
 )  # whether after/before of reviews are shop time or GMT is not documented: ask for both
+
+
+class Options(StrictModel):
+    """The block `options:` of a source: what differs between shops of different age."""
+
+    modified_filter: bool = (
+        True  # false: the shop does not know modified_after; orders and products are read whole every time
+    )
+    trash: bool = True  # also ask for orders in the trash, in a list of their own
 
 
 # ----------------------------------------------------------------------------------------------------------- client
@@ -83,7 +90,8 @@ class Client:
     auth: str  # basic, query or oauth1
     transport: Transport
     page_sizes: Mapping[str, int]
-    signature_method: str = "HMAC-SHA256"
+    signature_method: str
+    options: Options
 
     def get(self, path: str, **query: object) -> tuple[Any, Answer]:
         """The JSON of `path` and the answer it came in, retried while that makes sense."""
@@ -172,7 +180,7 @@ def _has_params(error: object) -> bool:
 
 
 def connect(
-    credentials: Credentials, transport: Transport, *, options: NoOptions, page_sizes: Mapping[str, int] | None = None
+    credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the shop. Raises ConfigError when a part of the connection is missing or does not fit."""
     for name, value in {
@@ -209,6 +217,7 @@ def connect(
         transport,
         page_sizes or {},
         method,
+        options,
     )
 
 
@@ -226,21 +235,33 @@ def to_time(text: object) -> datetime | None:
         return None
 
 
-def _modified(window: Window) -> dict[str, str]:
+def _changed(client: Client, path: str, name: str, window: Window | None, **query: str) -> Iterator[list[Record]]:
+    """Rows changed in the window, oldest change first; the whole list without a window. Raises Refused when a shop does not filter."""
+    if window is None:
+        yield from client.rows(path, name, orderby="id", order="asc", **query)
+        return
     # both ends are exclusive on the wire and whole seconds: ours is [start, end)
-    return {
+    query |= {
         "modified_after": to_text(window.start - timedelta(seconds=1)),
         "modified_before": to_text(window.end),
         "dates_are_gmt": "true",
         "orderby": "modified",
         "order": "asc",
     }
+    for page in client.rows(path, name, **query):
+        found = [to_time(row.get("date_modified_gmt")) for row in page if isinstance(row, dict)]
+        if any(at is not None and at < window.start - timedelta(days=1) for at in found):
+            problem = (
+                "the shop does not look at modified_after (is it older than 2022?); set options.modified_filter: false"
+            )
+            raise Refused(NAME, path, problem)
+        yield page
 
 
-def order_pages(client: Client, window: Window) -> Iterator[list[Record]]:
+def order_pages(client: Client, window: Window | None) -> Iterator[list[Record]]:
     """Orders changed in the window, those in the trash too, each with `refund_details`: what /orders/{id}/refunds says."""
-    for status in ("any", TRASH):
-        for page in client.rows("/orders", "orders", status=status, **_modified(window)):
+    for status in ("any", TRASH) if client.options.trash else ("any",):
+        for page in _changed(client, "/orders", "orders", window, status=status):
             yield [_complete(client, row) for row in page]
 
 
@@ -265,9 +286,9 @@ def _name(address: Any) -> str:
     return full_name(address.get("first_name"), address.get("last_name")) if isinstance(address, dict) else ""
 
 
-def product_pages(client: Client, window: Window) -> Iterator[list[Record]]:
+def product_pages(client: Client, window: Window | None) -> Iterator[list[Record]]:
     """Products changed in the window."""
-    return client.rows("/products", "products", status="any", **_modified(window))
+    return _changed(client, "/products", "products", window, status="any")
 
 
 def review_pages(client: Client, window: Window) -> Iterator[list[Record]]:
@@ -283,13 +304,8 @@ def review_pages(client: Client, window: Window) -> Iterator[list[Record]]:
     )
 
 
-def _all(path: str, name: str, **query: str) -> Any:
+def _whole(pages: Callable[[Client], Iterator[list[Record]]]) -> Callable[[Client, Plan], Iterator[Slice]]:
     """Slices of a list without a filter by time: everything, every time."""
-
-    def pages(client: Client) -> Iterator[list[Record]]:
-        for page in client.rows(path, name, order="asc", **query):
-            # customers have a first and a last name; a coupon has neither, and gets none
-            yield [row | {"full_name": _customer_name(row)} if _is_person(row) else row for row in page]
 
     def slices(client: Client, plan: Plan) -> Iterator[Slice]:
         start = plan.cursors.get("", plan.until - plan.history)
@@ -299,8 +315,23 @@ def _all(path: str, name: str, **query: str) -> Any:
     return slices
 
 
-def _is_person(row: Any) -> bool:
-    return isinstance(row, dict) and "username" in row
+def _by_change(
+    pages: Callable[[Client, Window | None], Iterator[list[Record]]],
+) -> Callable[[Client, Plan], Iterator[Slice]]:
+    """Slices by time of change, or everything where the shop has no filter by it."""
+    windows, whole = by_window(pages), _whole(lambda client: pages(client, None))
+    return lambda client, plan: (windows if client.options.modified_filter else whole)(client, plan)
+
+
+def customer_pages(client: Client) -> Iterator[list[Record]]:
+    """All accounts."""
+    for page in client.rows("/customers", "customers", role="all", orderby="id", order="asc"):
+        yield [row | {"full_name": _customer_name(row)} if isinstance(row, dict) else row for row in page]
+
+
+def coupon_pages(client: Client) -> Iterator[list[Record]]:
+    """All coupons."""
+    return client.rows("/coupons", "coupons", orderby="id", order="asc")
 
 
 def _customer_name(row: Record) -> str:
@@ -318,7 +349,7 @@ ORDERS = Stream(
     name="orders",
     key=("id",),
     occurred_at=lambda record: to_time(record.get("date_modified_gmt")),
-    slices=by_window(order_pages),
+    slices=_by_change(order_pages),
     backfill=backfill_by_window(order_pages),
     personal={**_address("billing"), **_address("shipping"), "full_name": "name", "customer_ip_address": "address"},
     free_text=("customer_note", "refund_details[].reason", "refunds[].reason"),
@@ -331,7 +362,7 @@ CUSTOMERS = Stream(
     name="customers",
     key=("id",),
     occurred_at=lambda record: to_time(record.get("date_modified_gmt") or record.get("date_created_gmt")),
-    slices=_all("/customers", "customers", role="all", orderby="id"),
+    slices=_whole(customer_pages),
     personal={
         **_address("billing"),
         **_address("shipping"),
@@ -368,7 +399,7 @@ PRODUCTS = Stream(
     name="products",
     key=("id",),
     occurred_at=lambda record: to_time(record.get("date_modified_gmt")),
-    slices=by_window(product_pages),
+    slices=_by_change(product_pages),
     backfill=backfill_by_window(product_pages),
     personal={},
     window=timedelta(days=365),
@@ -379,7 +410,7 @@ COUPONS = Stream(
     name="coupons",
     key=("id",),
     occurred_at=lambda record: to_time(record.get("date_modified_gmt")),
-    slices=_all("/coupons", "coupons", orderby="id"),
+    slices=_whole(coupon_pages),
     personal={"email_restrictions[]": "email"},
     priority=3,
     required=("id", "code"),
@@ -394,7 +425,7 @@ PATHS = {
 }
 
 
-def streams(options: NoOptions) -> Mapping[str, Stream]:
+def streams(options: Options) -> Mapping[str, Stream]:
     """The streams of a WooCommerce shop."""
     return STREAMS
 
