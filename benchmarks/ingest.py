@@ -384,7 +384,7 @@ def ratio(results: dict[str, list[dict[str, Any]]], slow: str, fast: str) -> tup
 
 
 def show(results: dict[str, list[dict[str, Any]]], records: int, page_bytes: int) -> None:
-    console = Console(width=118)
+    console = Console(width=132)
     console.print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, PostgreSQL 18 embedded on the same"
         f" machine, fsync on; load before the start {os.getloadavg()[0]:.1f}"
@@ -434,7 +434,7 @@ def show(results: dict[str, list[dict[str, Any]]], records: int, page_bytes: int
 
 
 def show_growth(found: list[tuple[int, dict[str, Any]]]) -> None:
-    console = Console(width=118)
+    console = Console(width=132)
     table = Table(title="how the cost grows, one run each", title_justify="left")
     for name in ("trades", "seconds", "µs a trade", "landing", "mapping", "peak MB", "10 x the data takes"):
         table.add_column(name, justify="right")

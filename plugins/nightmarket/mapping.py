@@ -158,7 +158,7 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
     ),
 }
 MEMBER_FILES = ("core/members/members.sql",)
-PIECE = 10_000  # new records that are worth a mapping of their own while landing goes on
+PIECE = 40_000  # new records that are worth a mapping of their own while landing goes on
 log = logging.getLogger(__name__)
 
 

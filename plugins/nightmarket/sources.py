@@ -48,7 +48,7 @@ SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")
 CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}")
 
 
-class UnknownSource(Exception):
+class UnknownSource(ConfigError):
     """sources.yaml has no such source or stream, as one sentence."""
 
 
