@@ -1266,13 +1266,13 @@ def test_sftp_mistakes_say_what_to_do(
 def test_a_cut_connection_is_opened_again(
     db: psycopg.Connection[Row], declare: Declare, sftp: Sftp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nightmarket.platforms import folders
+    from nightmarket.platforms.sftp import SftpFolder
 
     declare(SIMPLE)
     sftp_connection(monkeypatch, sftp)
     deliver(sftp.root / "drop", "20260314", "A1,done,2026-03-14 10:00,30,,1\n", "A1,S1,10,1\n")
     cuts = iter([True, False, False, True, False, True])
-    connected = folders.SftpFolder._connected
+    connected = SftpFolder._connected
 
     async def cut(self: Any) -> Any:
         client = await connected(self)
@@ -1281,7 +1281,7 @@ def test_a_cut_connection_is_opened_again(
                 self._connection.abort()
         return client
 
-    monkeypatch.setattr(folders.SftpFolder, "_connected", cut)
+    monkeypatch.setattr(SftpFolder, "_connected", cut)
     assert land().changed == 1
     assert sftp.connections >= 3
     assert left(sftp.root / "drop") == []
