@@ -18,10 +18,11 @@ WHERE e.item ->> 'value' <> ''
   AND (e.item ->> 'kind' NOT IN ('phone', 'email') OR starts_with(e.item ->> 'value', (e.item ->> 'kind') || ':'));
 
 INSERT INTO core.identities AS i (kind, value, source_id, first_seen_at)
-SELECT s.kind, s.value, %(source_id)s::text, min(s.seen_at)
-FROM new_sightings AS s
-GROUP BY s.kind, s.value
-ORDER BY min(s.seen_at), s.kind DESC, s.value ASC
+SELECT s.kind, s.value, %(source_id)s::text, s.seen_at
+FROM (SELECT n.kind, n.value, min(n.seen_at) AS seen_at FROM new_sightings AS n GROUP BY n.kind, n.value) AS s
+LEFT JOIN core.identities AS k ON k.kind = s.kind AND k.value = s.value
+WHERE k.identity_id IS NULL OR s.seen_at < k.first_seen_at  -- most people are known: a conflict that changes nothing locks and logs
+ORDER BY s.seen_at ASC, s.kind DESC, s.value ASC
 ON CONFLICT (kind, value) DO UPDATE SET first_seen_at = excluded.first_seen_at
 WHERE excluded.first_seen_at < i.first_seen_at;
 
@@ -34,12 +35,20 @@ WHERE s.position = 1;
 
 -- What one record says of one buyer, one profile, one form: evidence that they are one person.
 INSERT INTO core.identity_links AS l (identity_a, identity_b, source_id, evidence, observed_at)
-SELECT least(p.identity_id, i.identity_id), greatest(p.identity_id, i.identity_id), %(source_id)s::text, s.evidence, min(s.seen_at)
-FROM new_sightings AS s
-JOIN row_people AS p ON p.record_id = s.record_id
-JOIN core.identities AS i ON i.kind = s.kind AND i.value = s.value
-WHERE s.position > 1 AND i.identity_id <> p.identity_id
-GROUP BY least(p.identity_id, i.identity_id), greatest(p.identity_id, i.identity_id), s.evidence
+SELECT x.identity_a, x.identity_b, %(source_id)s::text, x.evidence, x.seen_at
+FROM (
+    SELECT
+        least(p.identity_id, i.identity_id) AS identity_a, greatest(p.identity_id, i.identity_id) AS identity_b, s.evidence,
+        min(s.seen_at) AS seen_at
+    FROM new_sightings AS s
+    JOIN row_people AS p ON p.record_id = s.record_id
+    JOIN core.identities AS i ON i.kind = s.kind AND i.value = s.value
+    WHERE s.position > 1 AND i.identity_id <> p.identity_id
+    GROUP BY least(p.identity_id, i.identity_id), greatest(p.identity_id, i.identity_id), s.evidence
+) AS x
+LEFT JOIN core.identity_links AS k
+    ON k.identity_a = x.identity_a AND k.identity_b = x.identity_b AND k.source_id = %(source_id)s::text AND k.evidence = x.evidence
+WHERE k.identity_a IS NULL OR x.seen_at < k.observed_at
 ON CONFLICT (identity_a, identity_b, source_id, evidence) DO UPDATE SET observed_at = excluded.observed_at
 WHERE excluded.observed_at < l.observed_at;
 
