@@ -40,7 +40,7 @@ LOCK_SECONDS = 90
 QUOTA_SHARES = {1: 1.0, 2: 0.9, 3: 0.75}  # how far a stream of this priority may spend the daily quota
 KEPT_FOR = {2: "orders and refunds", 3: "orders, refunds, people and reviews"}
 
-# One statement, one row: the lock comes first, the clock after it (docs/decisions: reserved slots, no token bucket).
+# One statement, one row: the lock comes first, the clock after it (docs/decisions/0048-shared-accounts.md).
 RESERVE = """
 UPDATE ops.pace
 SET next_at = greatest(next_at, paused_until, clock_timestamp()) + make_interval(secs => %(gap)s)
