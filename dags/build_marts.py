@@ -101,7 +101,7 @@ def build_marts():
     funnels, results = mart("campaign_funnels"), mart("campaign_results")
     shop, fulfilment, reviews = mart("shop_kpis_daily"), mart("fulfilment_kpis_daily"), mart("review_kpis_daily")
 
-    chain([sync_config(), sources_complete(day)], members, core_gate)
+    chain(sync_config(), sources_complete(day), members, core_gate)
     core_gate >> [member_days, shop, fulfilment, reviews, funnels]
     member_days >> [member_rfm, member_tiers]
     funnels >> results

@@ -34,7 +34,7 @@ from nightmarket.orchestration.form import (
 )
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import business_date_of
-from nightmarket.orchestration.sources import config_folder
+from nightmarket.orchestration.sources import config_folder, source_ids
 from nightmarket.orchestration.sql import feeds, sql_task
 from nightmarket.orchestration.tables import text_table
 
@@ -128,12 +128,13 @@ def extract(source: Any, mappings: list[Any]) -> DAG:
 def build() -> None:
     """One DAG per block of sources.yaml; a task process needs its own only."""
     from nightmarket.mapping import mappings_of
-    from nightmarket.sources import load_sources
+    from nightmarket.sources import source
 
-    wanted = get_parsing_context().dag_id
-    for source_id, source in load_sources(config_folder() / "sources.yaml").items():
+    path, wanted = config_folder() / "sources.yaml", get_parsing_context().dag_id
+    for source_id in source_ids():
         if wanted in (None, f"extract_{source_id}"):
-            globals()[f"extract_{source_id}"] = extract(source, mappings_of(source))
+            config = source(source_id, path)
+            globals()[f"extract_{source_id}"] = extract(config, mappings_of(config))
 
 
 build()

@@ -4,7 +4,7 @@ Everything a mart needs travels as a bound parameter or stands in mart.tier_rule
 can be run by itself: by an Airflow operator, by `nightmarket.warehouse.run_sql`, by a person in psql.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -125,6 +125,8 @@ class Account(Protocol):
     def name(self) -> str: ...
     @property
     def currency_code(self) -> str: ...
+    @property
+    def streams(self) -> Mapping[str, Any]: ...
 
 
 def load_tiers(path: Path | None = None) -> Tiers:
@@ -181,11 +183,18 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
     known = list(accounts)
     for account in known:
         connection.execute(
-            "INSERT INTO core.accounts (source_id, platform, kind, name, currency_code)"
-            " VALUES (%s, %s, %s, %s, %s)"
+            "INSERT INTO core.accounts (source_id, platform, kind, name, currency_code, streams)"
+            " VALUES (%s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (source_id) DO UPDATE SET platform = excluded.platform, kind = excluded.kind,"
-            " name = excluded.name, currency_code = excluded.currency_code, is_active = TRUE",
-            (account.source_id, account.platform, account.kind, account.name, account.currency_code),
+            " name = excluded.name, currency_code = excluded.currency_code, streams = excluded.streams, is_active = TRUE",
+            (
+                account.source_id,
+                account.platform,
+                account.kind,
+                account.name,
+                account.currency_code,
+                list(account.streams),
+            ),
         )
     connection.execute(
         "UPDATE core.accounts SET is_active = FALSE WHERE source_id <> ALL(%s::text[])",

@@ -1,48 +1,55 @@
 """Our shops and social accounts: sources.yaml, read and judged; which platform module serves which source."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, field_validator
 
-from nightmarket.platforms import (
-    files,
-    jd,
-    own_pages,
-    rest,
-    shopify,
-    taobao,
-    wechat_official,
-    wechat_store,
-    weibo,
-    weidian,
-    woocommerce,
-    youzan,
-)
 from nightmarket.platforms.base import Platform, Stream
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, mistake_in, where
 
-PLATFORMS: Mapping[str, Platform] = {
-    module.NAME: module
-    for module in (
-        taobao,
-        files,
-        jd,
-        wechat_official,
-        wechat_store,
-        weibo,
-        own_pages,
-        rest,
-        shopify,
-        woocommerce,
-        youzan,
-        weidian,
-    )
-}
+
+class PlatformModules(Mapping[str, Platform]):
+    """The platform modules by name, each imported when it is asked for: a task needs one of them, and there are a dozen."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __getitem__(self, name: str) -> Platform:
+        if name not in self._names:
+            raise KeyError(name)
+        module: Any = import_module(f"nightmarket.platforms.{name}")
+        return module  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+PLATFORMS = PlatformModules(
+    "taobao",
+    "jd",
+    "youzan",
+    "weidian",
+    "wechat_store",
+    "shopify",
+    "woocommerce",
+    "files",
+    "rest",
+    "wechat_official",
+    "weibo",
+    "own_pages",
+)
 POOL_SLOTS = 4  # tasks of one account at once; how fast they call is the account's own limit (calls_per_second)
 SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")
 CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-A-Za-z]+){4}")
@@ -140,17 +147,33 @@ class SourcesFile(StrictModel):
 
 def load_sources(path: Path | None = None) -> dict[str, SourceConfig]:
     """All sources by id. Raises ConfigError that names file, line and field."""
+    path, changed = _file(path)
+    return {name: _source(path, changed, name) for name in _blocks(path, changed)}
+
+
+def source(source_id: str, path: Path | None = None) -> SourceConfig:
+    """One source; the others are read, not judged. Raises UnknownSource when sources.yaml has no such block, ConfigError."""
+    path, changed = _file(path)
+    known = _blocks(path, changed)
+    if source_id not in known:
+        raise UnknownSource(f"sources.yaml has no source {source_id!r}; known: {', '.join(sorted(known))}.")
+    return _source(path, changed, source_id)
+
+
+def _file(path: Path | None) -> tuple[Path, int]:
     path = path or get_settings().config_dir / "sources.yaml"
-    return _load_sources(path, path.stat().st_mtime_ns if path.exists() else 0)
+    return path, path.stat().st_mtime_ns if path.exists() else 0
 
 
 @lru_cache(maxsize=4)
-def _load_sources(path: Path, _changed: int) -> dict[str, SourceConfig]:
-    blocks = load_yaml(path, SourcesFile).sources
-    return {name: _source(path, name, block, blocks) for name, block in blocks.items()}
+def _blocks(path: Path, _changed: int) -> dict[str, SourceBlock]:
+    return load_yaml(path, SourcesFile).sources
 
 
-def _source(path: Path, name: str, block: SourceBlock, blocks: Mapping[str, SourceBlock]) -> SourceConfig:
+@lru_cache(maxsize=64)
+def _source(path: Path, changed: int, name: str) -> SourceConfig:
+    blocks = _blocks(path, changed)
+    block = blocks[name]
     if not SOURCE_ID.fullmatch(name):
         raise ConfigError(
             f"{where(path, 'sources', name)}: a source id is made of lower-case letters, digits and _, and starts with a letter."
@@ -172,14 +195,6 @@ def _source(path: Path, name: str, block: SourceBlock, blocks: Mapping[str, Sour
                 f"known: {', '.join(sorted(known))}."
             )
     return SourceConfig(source_id=name, settings=options, **block.model_dump())
-
-
-def source(source_id: str) -> SourceConfig:
-    """One source. Raises UnknownSource when sources.yaml has no such block."""
-    sources = load_sources()
-    if source_id not in sources:
-        raise UnknownSource(f"sources.yaml has no source {source_id!r}; known: {', '.join(sorted(sources))}.")
-    return sources[source_id]
 
 
 def account_pool(conn_id: str) -> str:

@@ -89,7 +89,9 @@ def test_a_night_without_files_is_told_and_caught_up(db: psycopg.Connection[Row]
     for path in folder.glob("*_20260315.*"):
         kept[path.name] = path.read_bytes()
         path.unlink()
-    with pytest.raises(BadPayload, match="pos_stores, orders: no orders file and no lines file for 2026-03-15; ask for it"):
+    with pytest.raises(
+        BadPayload, match="pos_stores, orders: no orders file and no lines file for 2026-03-15; ask for it"
+    ):
         night("gap")
     for name, content in kept.items():
         (folder / name).write_bytes(content)

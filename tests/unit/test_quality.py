@@ -208,6 +208,7 @@ class Source:
 
     def __init__(self, source_id: str, kind: str = "shop", name: str = "夜市") -> None:
         self.source_id, self.kind, self.name, self.platform, self.currency_code = source_id, kind, name, "taobao", "CNY"
+        self.streams = {"trades": None}
 
 
 def test_sync_config_brings_rules_and_accounts(connection: psycopg.Connection[Row]) -> None:

@@ -399,7 +399,9 @@ class Slice:
     pages: Callable[[], Iterator[list[Record]]]
     cursors: Mapping[str, datetime | None] = field(default_factory=dict)
     settles: Window | None = None
-    files: Callable[[], Sequence["TakenFile"]] = tuple  # taken with this slice: written in the transaction of its last rows
+    files: Callable[[], Sequence["TakenFile"]] = (
+        tuple  # taken with this slice: written in the transaction of its last rows
+    )
 
 
 @dataclass(frozen=True)
@@ -467,7 +469,9 @@ class Stream:
         str, ...
     ] = ()  # fields every record has; one that vanishes from all of them stops the night by its name
     scrubbed_key: bool = False  # the key may be a phone number or an address: it is kept as its token
-    unhashed: tuple[str, ...] = ()  # fields that say where a record stood, not what it is: alone they make no new version
+    unhashed: tuple[
+        str, ...
+    ] = ()  # fields that say where a record stood, not what it is: alone they make no new version
     backfill: Callable[[Any, Plan, Window], Iterator[Slice]] | None = None  # read a past range again; None: cannot
 
     def record_key(self, record: Any) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import orjson
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nightmarket.platforms.base import REFUSED, Push, PushAnswer, PushRequest
 from nightmarket.settings import ConfigError, Credentials
@@ -128,6 +127,8 @@ def aes_key(conn_id: str, text: str) -> bytes:
 
 def decrypt(key: bytes, appid: str, sealed: str) -> str:
     """The message inside `Encrypt`. Raises ValueError when it is not for this appid or was altered."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # every DAG file imports this module
+
     cipher = Cipher(algorithms.AES(key), modes.CBC(key[:16])).decryptor()
     clear = cipher.update(base64.b64decode(sealed, validate=True)) + cipher.finalize()
     padding = clear[-1] if clear else 0

@@ -3,7 +3,8 @@
 -- Params: business_date (date).
 -- Reads: raw.batches, raw.cursors, core.accounts
 -- Half a day of orders makes wrong tiers and wrong segments, and nobody would see it. While a first load is under way its
--- stream has no cursor of its own name yet, and a mark such as trades:created lies in the past.
+-- stream has no cursor of its own name yet, and a mark such as trades:created lies in the past. A stream that was taken out of
+-- sources.yaml keeps its history and holds up nobody.
 WITH
 streams AS (
     SELECT b.source_id, b.stream FROM raw.batches AS b
@@ -18,6 +19,7 @@ behind AS (
     LEFT JOIN core.accounts AS a ON a.source_id = s.source_id
     WHERE
         coalesce(a.is_active, TRUE)
+        AND coalesce(split_part(s.stream, ':', 1) = ANY(a.streams), TRUE)
         AND (c.watermark IS NULL OR c.watermark < (%(business_date)s::date + 1)::timestamptz)
 )
 SELECT

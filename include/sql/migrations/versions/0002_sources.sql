@@ -67,6 +67,8 @@ DELETE FROM core.consents AS c USING raw.mappings AS m WHERE m.source_id = c.sou
 DELETE FROM raw.mappings WHERE stream IN ('events', 'followers');
 
 ----------------------------------------------------------------------------------------------------------------- core
+ALTER TABLE core.accounts ADD COLUMN streams text[];             -- those that sources.yaml reads; NULL: not synchronised yet
+
 ALTER TABLE core.identities DROP CONSTRAINT identities_kind_check;
 ALTER TABLE core.identities ADD CONSTRAINT identities_kind_check CHECK (kind IN (
     'taobao_open_uid', 'taobao_ouid', 'jd_open_id', 'youzan_open_id', 'weidian_buyer_id', 'wechat_openid', 'wechat_unionid',
