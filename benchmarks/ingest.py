@@ -1,6 +1,6 @@
 """Ingest: ready pages of trades to raw and core, against dlt's merge of the same pages and against the least any loader must do.
 
-    python benchmarks/ingest.py [--records 20000] [--rounds 3] [--sizes 10000,100000] [--no-dlt]
+    python benchmarks/ingest.py [--records 20000] [--rounds 3] [--sizes 10000,100000] [--no-dlt] [--one-mapping]
 
 The input is one file of JSON pages (100 trades each, about 1.2 KB and two lines a trade, five personal fields, as TOP
 answers), written once, the same for everybody. Contestants take turns; each is a process of its own on an emptied database
@@ -179,6 +179,8 @@ def run_ingest(pages: Path) -> dict[str, float]:
     from nightmarket.warehouse import connect
 
     config = source(SOURCE)
+    if os.environ.get("BENCH_ONE_MAPPING"):
+        mapping.PIECE = 10**12
     with connect(autocommit=True) as connection:
         connection.execute("SELECT 1")
         started = time.perf_counter()
@@ -458,12 +460,15 @@ def main() -> None:
     parser.add_argument("--sizes", default="", help="also measure these sizes, e.g. 10000,100000,1000000")
     parser.add_argument("--no-dlt", action="store_true")
     parser.add_argument("--dlt-python", type=Path)
+    parser.add_argument("--one-mapping", action="store_true", help="map once after landing, nothing alongside")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--pages", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contestant:
         contestant(options.contestant, options.pages)
         return
+    if options.one_mapping:
+        os.environ["BENCH_ONE_MAPPING"] = "1"
     records = max(options.records // PAGE, 1) * PAGE
     folder = Path(tempfile.mkdtemp(prefix="nightmarket-bench-"))
     bench = Bench(folder, None if options.no_dlt else dlt_environment(options.dlt_python))
