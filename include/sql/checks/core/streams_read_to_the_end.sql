@@ -3,8 +3,8 @@
 -- Params: business_date (date).
 -- Reads: raw.batches, raw.cursors, core.accounts
 -- Half a day of orders makes wrong tiers and wrong segments, and nobody would see it. While a first load is under way its
--- stream has no cursor of its own name yet, and a mark such as trades:created lies in the past. A stream that was taken out of
--- sources.yaml keeps its history and holds up nobody.
+-- stream has no cursor of its own name yet, and a mark such as trades:created lies in the past. A stream that is not
+-- configured any more keeps its history and holds up nobody.
 WITH
 streams AS (
     SELECT b.source_id, b.stream FROM raw.batches AS b

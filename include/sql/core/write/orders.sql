@@ -31,6 +31,7 @@ FROM (
     LEFT JOIN line_facts AS f ON f.record_id = r.record_id
 ) AS x
 WHERE x.record_id = n.record_id AND x.problem IS NOT NULL;
+ANALYZE new_rows, new_lines, line_facts;  -- nobody does it for temporary tables, and plans for empty ones are slow
 
 INSERT INTO core.orders AS o (
     source_id, order_id, identity_id, status, status_original, is_paid, currency_code, goods_amount, paid_amount, postage_amount,
@@ -60,8 +61,10 @@ DROP TABLE IF EXISTS pg_temp.rows_in_force;
 CREATE TEMPORARY TABLE rows_in_force ON COMMIT DROP AS
 SELECT n.record_id, o.order_id, o.batch_id, o.status, o.shipped_at, o.signed_at, o.modified_at
 FROM new_rows AS n
-JOIN core.orders AS o ON o.source_id = %(source_id)s::text AND o.order_id = n.order_id AND o.batch_id = n.batch_id
+-- by the primary key: through the index on batch_id every row would look at all orders of its batch
+JOIN core.orders AS o ON o.source_id = %(source_id)s::text AND o.order_id = n.order_id AND o.batch_id + 0 = n.batch_id
 WHERE n.problem IS NULL;
+ANALYZE rows_in_force;
 
 INSERT INTO core.order_lines AS c (
     source_id, order_id, line_id, product_id, outer_id, title, unit_price_amount, quantity, line_amount, paid_amount, status, batch_id
