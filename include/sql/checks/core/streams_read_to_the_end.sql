@@ -19,7 +19,7 @@ behind AS (
     LEFT JOIN core.accounts AS a ON a.source_id = s.source_id
     WHERE
         coalesce(a.is_active, TRUE)
-        AND coalesce(split_part(s.stream, ':', 1) = ANY(a.streams), TRUE)
+        AND coalesce(split_part(s.stream, ':', 1) = any(a.streams), TRUE)
         AND (c.watermark IS NULL OR c.watermark < (%(business_date)s::date + 1)::timestamptz)
 )
 SELECT
