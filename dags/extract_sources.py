@@ -8,8 +8,8 @@ counts; *Limit* stops each stream after so many records. `nightmarket gaps` name
 **At 03:00**: open the red task; its last line is one sentence. *AuthError*: the secret or the session is no longer good,
 renew the connection named in the sentence and clear the task. *PlatformDown*, *BadPayload*, *RateLimited*: clear the
 task when the platform is well again. Nothing is lost meanwhile: the cursor moves in the transaction that writes the
-rows, so the next run reads everything from where the last good one stopped. A red map_ task is our SQL: raw is safe,
-fix the file in include/sql/core and clear the task.
+rows, so the next run reads everything from where the last good one stopped. A red into_core is our SQL: raw is safe, the
+sentence names the file in include/sql/core; fix it and clear the task.
 
 Runbook: docs/runbook.md#extract_sources
 """
@@ -17,10 +17,9 @@ Runbook: docs/runbook.md#extract_sources
 import logging
 from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, chain, get_current_context, get_parsing_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, get_current_context, get_parsing_context, task
 
 from nightmarket.orchestration.assets import source_asset, stream_asset
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
@@ -35,10 +34,8 @@ from nightmarket.orchestration.form import (
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import business_date_of
 from nightmarket.orchestration.sources import config_folder, source_ids
-from nightmarket.orchestration.sql import feeds, sql_task
 from nightmarket.orchestration.tables import text_table
 
-SQL = Path(__file__).resolve().parents[1] / "include" / "sql"
 log = logging.getLogger(__name__)
 
 
@@ -65,28 +62,37 @@ def land(source_id: str, piece: dict[str, Any], **context: Any) -> dict[str, Any
     return {name: getattr(summary, name) for name in SUMMARY}
 
 
-@task.short_circuit
-def summarise(landed: Iterable[dict[str, Any]], **context: Any) -> bool:
-    """The run as a table in this log. A dry run ends here: nothing was written, nothing is to map or to publish."""
-    log.info("what the platform gave us:\n%s", text_table(list(landed), SUMMARY))
-    return not context["params"]["dry_run"]
-
-
 @task
-def publish(
-    source_id: str, pieces: list[dict[str, Any]], landed: Iterable[dict[str, Any]], *, outlet_events: Any
+def into_core(
+    source_id: str,
+    pieces: list[dict[str, Any]],
+    landed: Iterable[dict[str, Any]],
+    *,
+    outlet_events: Any,
+    **context: Any,
 ) -> None:
-    """Tell build_marts that this source is in core for the business date, and what each stream brought."""
-    business_date, totals = pieces[0]["business_date"], totals_by_stream(landed)
+    """What was landed, typed, into core, table by table; then everybody who waits for this source is told.
+
+    A dry run ends here: nothing was written, so there is nothing to map and nothing to publish.
+    """
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from nightmarket.orchestration.extraction import map_landed
+
+    rows = list(landed)
+    log.info("what the platform gave us:\n%s", text_table(rows, SUMMARY))
+    if context["params"]["dry_run"]:
+        raise AirflowSkipException("a dry run: nothing was written")
+    map_landed(source_id, pieces[0], run_id=f"{context['dag'].dag_id}/{context['run_id']}")
+    business_date, totals = pieces[0]["business_date"], totals_by_stream(rows)
     for stream, counts in totals.items():
         outlet_events[stream_asset(source_id, stream)].extra = {"business_date": business_date, **counts}
     changed = {stream: counts["changed"] for stream, counts in totals.items()}
     outlet_events[source_asset(source_id)].extra = {"business_date": business_date, "counts": changed}
 
 
-def extract(source: Any, mappings: list[Any]) -> DAG:
-    """The DAG of one source: land its streams side by side, map them as soon as what they read is there, publish."""
-    from nightmarket.mapping import mapping_parameters
+def extract(source: Any) -> DAG:
+    """The DAG of one source: land its streams side by side, then take them into core and publish."""
     from nightmarket.sources import account_pool
 
     source_id = source.source_id
@@ -96,7 +102,6 @@ def extract(source: Any, mappings: list[Any]) -> DAG:
         schedule=source.schedule and CronTriggerTimetable(source.schedule, timezone=source.time_zone),
         catchup=False,
         max_active_runs=1,
-        template_searchpath=[str(SQL)],
         default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(hours=2)},
         params={
             "business_date": business_date_param(),
@@ -110,31 +115,19 @@ def extract(source: Any, mappings: list[Any]) -> DAG:
     ) as dag:
         pieces = plan()
         landed = land.override(pool=account_pool(source.conn_id)).partial(source_id=source_id).expand(piece=pieces)
-        run_id, as_of_at = "{{ dag.dag_id }}/{{ run_id }}", "{{ ti.xcom_pull(task_ids='plan')[0]['until'] }}"
         outlets = [source_asset(source_id), *(stream_asset(source_id, stream) for stream in source.streams)]
-        published = publish.override(outlets=outlets)(source_id, pieces, landed)
-        tasks = {
-            step.name: sql_task(
-                step.files, mapping_parameters(source, step, run_id, as_of_at), task_id=f"map_{step.name}"
-            )
-            for step in mappings
-        }
-        chain(summarise(landed), *([list(tasks.values())] if tasks else []), published)
-        for earlier, later in feeds(mappings, SQL):
-            tasks[earlier] >> tasks[later]
+        into_core.override(outlets=outlets)(source_id, pieces, landed)
     return dag
 
 
 def build() -> None:
     """One DAG per block of sources.yaml; a task process needs its own only."""
-    from nightmarket.mapping import mappings_of
     from nightmarket.sources import source
 
     path, wanted = config_folder() / "sources.yaml", get_parsing_context().dag_id
     for source_id in source_ids():
         if wanted in (None, f"extract_{source_id}"):
-            config = source(source_id, path)
-            globals()[f"extract_{source_id}"] = extract(config, mappings_of(config))
+            globals()[f"extract_{source_id}"] = extract(source(source_id, path))
 
 
 build()

@@ -6,6 +6,7 @@ core/close.sql keeps the others with their reason and moves the mark. docs/decis
 """
 
 import logging
+import time
 from collections.abc import Mapping as MappingOf
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +18,11 @@ import psycopg
 from nightmarket import dates, warehouse
 from nightmarket.sources import SourceConfig, source
 from nightmarket.warehouse import Row, connect
+
+
+class MappingError(Exception):
+    """A mapping that cannot run, as one sentence."""
+
 
 OPEN, CLOSE, PEOPLE = "core/open.sql", "core/close.sql", "core/write/people.sql"
 PEOPLE_TABLES = ("core.identities", "core.identity_links", "core.profiles")
@@ -190,11 +196,19 @@ def run_mapping(
 
 
 def map_source(source_id: str, *, run_id: str, as_of_at: datetime | None = None) -> None:
-    """All mappings of a source, each in its own transaction, as the extract DAG does task by task."""
+    """All mappings of a source, each in its own transaction. Raises MappingError that names the one that failed."""
     config = source(source_id)
     for mapping in mappings_of(config):
-        with connect(application_name="nightmarket-mapping") as connection:
-            run_mapping(connection, config, mapping, run_id, as_of_at or dates.now())
+        begun = time.monotonic()
+        try:
+            with connect(application_name="nightmarket-mapping") as connection:
+                run_mapping(connection, config, mapping, run_id, as_of_at or dates.now())
+        except psycopg.Error as error:
+            raise MappingError(
+                f"{source_id}: {mapping.stream} could not be taken into {mapping.target} "
+                f"(include/sql/{mapping.files[1]}): {str(error).splitlines()[0]}"
+            ) from error
+        log.info("%s into %s: %.1f s", mapping.stream, mapping.target, time.monotonic() - begun)
 
 
 class Alongside:

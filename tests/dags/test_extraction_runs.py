@@ -69,8 +69,8 @@ def test_a_dry_run_writes_nothing(stored: Any, db: psycopg.Connection[Row]) -> N
     assert str(done.state) == "success"
     assert one(db, "SELECT count(*) FROM raw.records") == 0
     states = {task.task_id: str(task.state) for task in done.get_task_instances()}
-    assert states["summarise"] == "success"
-    assert states["publish"] == "skipped"
+    assert states["land"] == "success"
+    assert states["into_core"] == "skipped"
 
 
 def test_a_backfill_that_makes_no_sense_stops_at_its_plan(stored: Any, db: psycopg.Connection[Row]) -> None:

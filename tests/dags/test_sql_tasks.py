@@ -71,5 +71,4 @@ def test_run_sql_does_the_same(
 
 def test_task_ids_follow_the_files() -> None:
     assert task_id_of("mart/member_rfm/load.sql") == "load_member_rfm"
-    assert task_id_of("core/taobao/orders.sql") == "map_orders"
     assert task_id_of("core/members/resolve.sql") == "members_resolve"

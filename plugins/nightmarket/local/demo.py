@@ -165,23 +165,18 @@ class Demo:
     def print_bill(self, bill: list[dict[str, Any]]) -> None:
         """Per source: what arrived, what was rejected, what the world says should have arrived."""
         table = Table(title="来源 Sources: what arrived, and what the world says should have", title_justify="left")
-        for name in ("source", "figure"):
-            table.add_column(name)
-        for name in ("in core", "in the world", "difference", "records rejected"):
-            table.add_column(name, justify="right")
+        table.add_column("source", no_wrap=True)
+        table.add_column("figure", no_wrap=True)
+        for name in ("in core", "in the world", "difference"):
+            table.add_column(name, justify="right", no_wrap=True)
         last = ""
         for row in bill:
-            first = row["source"] != last
-            last = row["source"]
-            table.add_row(
-                row["source"] if first else "",
-                row["figure"],
-                f"{row['core']:,}",
-                f"{row['world']:,}",
-                f"{row['difference']:,}" if row["difference"] else "0",
-                f"{row['rejected']:,}" if first else "",
-                style="red" if row["difference"] else None,
-            )
+            if row["source"] != last:
+                last = row["source"]
+                table.add_section()
+                table.add_row(last, "records read, rejected", f"{row['arrived']:,}", "", f"{row['rejected']:,}")
+            core, world, difference = (f"{row[name].normalize():,f}" for name in ("core", "world", "difference"))
+            table.add_row("", row["figure"], core, world, difference, style="red" if row["difference"] else None)
         self.console.print(table)
 
     def print_table(self, result: dict[str, Any]) -> None:

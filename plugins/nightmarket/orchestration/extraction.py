@@ -72,6 +72,13 @@ def land_piece(
         )
 
 
+def map_landed(source_id: str, piece: Mapping[str, Any], *, run_id: str) -> None:
+    """Everything new of a source from raw into core. The instant of the plan stamps it: a cleared task decides the same."""
+    from nightmarket.mapping import map_source
+
+    map_source(source_id, run_id=run_id, as_of_at=datetime.fromisoformat(piece["until"]))
+
+
 def name_of(piece: Mapping[str, Any]) -> str:
     """What the UI calls a mapped task."""
     return f"{piece['stream']} {piece['from']} to {piece['to']}" if "from" in piece else str(piece["stream"])
