@@ -57,7 +57,7 @@ class Settings:
     weidian_rate: int = 400  # calls per real second before a refusal
     weidian_token_seconds: int = 86_400
     weidian_one_token: bool = True
-    jd_rate: int = 400  # calls per real second before code 2
+    jd_rate: int = 2_000  # calls per real second before code 2; a fast machine makes several hundred
     jd_calls_per_day: int = 0  # before code 2 until midnight; 0 = no limit, an application in test state has 500
     jd_token_days: int = 365
     jd_comment_total: bool = True  # comments come with their number

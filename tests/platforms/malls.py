@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
+import yaml
 from nights import one
 
 from nightmarket import dates, landing, mapping, settings, sources
@@ -29,6 +30,16 @@ def use_sources(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> Pat
     monkeypatch.setenv("NIGHTMARKET_CONFIG_DIR", str(config))
     settings.get_settings.cache_clear()
     return file
+
+
+def use_every_stream(monkeypatch: pytest.MonkeyPatch, folder: Path, source_id: str) -> None:
+    """Let this process read a copy of include/config in which a source reads all streams its platform has."""
+    blocks = yaml.safe_load((CONFIG / "sources.yaml").read_text(encoding="utf-8"))
+    block = blocks["sources"][source_id]
+    module = sources.PLATFORMS[block["platform"]]
+    every = module.streams(module.Options.model_validate(block.get("options", {})))
+    block["streams"] = {name: block["streams"].get(name, {}) for name in every}
+    use_sources(monkeypatch, folder, yaml.safe_dump(blocks, allow_unicode=True))
 
 
 def land(source_id: str, run_id: str, **options: Any) -> dict[str, landing.LandingSummary]:
@@ -161,8 +172,8 @@ def arrived(db: psycopg.Connection[Row], source_id: str, stream: str, records: M
     """Put records into raw as landing does, one batch."""
     row = db.execute(
         "INSERT INTO raw.batches (source_id, stream, part, run_id, window_start, window_end, seen_count, changed_count,"
-        " rejected_count, loaded_at) VALUES (%s, %s, 'modified', 'r', now(), now(), 0, 0, 0, now()) RETURNING batch_id",
-        (source_id, stream),
+        " rejected_count, loaded_at) VALUES (%s, %s, 'modified', 'r', now(), now(), %s, %s, 0, now()) RETURNING batch_id",
+        (source_id, stream, len(records), len(records)),
     ).fetchone()
     assert row is not None
     for key, payload in records.items():

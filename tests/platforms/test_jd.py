@@ -15,7 +15,7 @@ import orjson
 import psycopg
 import pytest
 import requests
-from malls import use_sources
+from malls import use_every_stream, use_sources
 
 from nightmarket import dates, landing, mapping, settings
 from nightmarket.dates import Window
@@ -523,6 +523,12 @@ class Raw:
         found = parse_qs(back.query)
         assert found["state"] == ["s1"]
         return self.oauth("access_token", grant_type="authorization_code", code=found["code"][0], **app)
+
+
+@pytest.fixture(autouse=True)
+def every_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The default file leaves some streams out, to keep nights short."""
+    use_every_stream(monkeypatch, tmp_path, "jd_pop")
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import yaml
+from malls import use_every_stream
 from nights import one
 
 from nightmarket import dates, landing, mapping, settings, sources
@@ -32,6 +34,12 @@ def read(stream: str, run_id: str = "run", **more: Any) -> landing.LandingSummar
 def client(**options: Any) -> taobao.Client:
     transport = Transport("taobao", sleep=lambda _: None)
     return taobao.connect(settings.credentials(SHOP), transport, options=taobao.Options.model_validate(options))
+
+
+@pytest.fixture(autouse=True)
+def every_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The default file leaves some streams out, to keep nights short."""
+    use_every_stream(monkeypatch, tmp_path, "taobao_flagship")
 
 
 @pytest.fixture

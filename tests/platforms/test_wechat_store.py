@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 import requests
+from malls import use_every_stream
 
 from nightmarket import dates
 from nightmarket.dates import Window
@@ -70,6 +71,12 @@ class Raw:
     def call(self, path: str, body: Any, **more: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self.send(path, body, **more).json()
         return answer
+
+
+@pytest.fixture(autouse=True)
+def every_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The default file leaves some streams out, to keep nights short."""
+    use_every_stream(monkeypatch, tmp_path, "wechat_store")
 
 
 @pytest.fixture
