@@ -174,7 +174,8 @@ class Demo:
             if row["source"] != last:
                 last = row["source"]
                 table.add_section()
-                table.add_row(last, "records read, rejected", f"{row['arrived']:,}", "", f"{row['rejected']:,}")
+                table.add_row(last, "records read", f"{row['arrived']:,}")
+                table.add_row("", "waiting as rejects", f"{row['rejected']:,}")
             core, world, difference = (f"{row[name].normalize():,f}" for name in ("core", "world", "difference"))
             table.add_row("", row["figure"], core, world, difference, style="red" if row["difference"] else None)
         self.console.print(table)
