@@ -88,7 +88,7 @@ def check_source(
 
 @app.command()
 def pools() -> None:
-    """The Airflow pools of our accounts as JSON: `nightmarket pools > pools.json && airflow pools import pools.json`."""
+    """The Airflow pools of our accounts as JSON: `nightmarket pools | airflow pools import /dev/stdin`."""
     from nightmarket.sources import account_pools
 
     with _sentences():

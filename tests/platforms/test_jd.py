@@ -15,7 +15,7 @@ import orjson
 import psycopg
 import pytest
 import requests
-from malls import use_every_stream, use_sources
+from malls import Recorded, use_every_stream, use_sources
 
 from nightmarket import dates, landing, mapping, settings
 from nightmarket.dates import Window
@@ -123,7 +123,14 @@ def test_an_error_inside_http_200_is_an_error(answer: Any, kind: type[PlatformEr
 
 @pytest.mark.parametrize("success", [True, "true", "True", "1", 1])
 def test_success_may_be_text(success: object) -> None:
-    jd.judge(METHOD, {"success": success})
+    refund = {"id": 501, "orderId": "290000000002", "status": 3}
+    result = {"success": success, "totalCount": 1, "result": [refund]}
+    root = jd.REFUNDS_METHOD.replace(".", "_") + "_responce"
+    session = Recorded((200, {}, {root: {"code": "0", "queryResult": result}}))
+    keys = Credentials("jd_pop", "http://x", "key", "secret", extra={"access_token": "t"})
+    shop = jd.connect(keys, session.transport("jd"), options=jd.Options())
+    piece = next(iter(jd.streams(jd.Options())["refunds"].slices(shop, plan())))
+    assert [row for page in piece.pages() for row in page] == [refund]
 
 
 @pytest.mark.parametrize("success", [False, "false", "0", None, ""])
