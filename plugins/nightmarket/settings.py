@@ -84,6 +84,13 @@ class Credentials:
     port: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def require(self, parts: Mapping[str, str]) -> None:
+        """Raise ConfigError when a part is empty. `parts`: 'host', 'login', 'password', 'extra.<name>' -> what it is here."""
+        for name, words in parts.items():
+            outer, _, inner = name.partition(".")
+            if not (self.extra.get(inner) if inner else getattr(self, outer)):
+                raise ConfigError(f"connection {self.conn_id!r}: {name} ({words}) is missing.")
+
 
 _credentials_source: Callable[[str], Credentials] | None = None
 

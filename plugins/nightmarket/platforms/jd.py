@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Literal
-from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import Field
@@ -43,13 +42,12 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
+from nightmarket.platforms.china import TIME_FORMAT, ZONE, to_text
 from nightmarket.platforms.paging import Key, settled, text_at, walk_back, with_details
 from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "jd"
 API_VERSION = "2.0"
-ZONE = ZoneInfo("Asia/Shanghai")  # JD writes and reads China time, without an offset
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 OAUTH_URL = "https://open-oauth.jd.com/oauth2"
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # the end of a token whose end nobody told us
 REFRESH_SPAN = timedelta(hours=24)  # JD renews a token only in the last day before its end
@@ -143,11 +141,6 @@ def to_time(value: object) -> datetime | None:
     except ValueError:
         return None
     return instant if instant.year > 1 else None
-
-
-def to_text(instant: datetime) -> str:
-    """JD's text of an instant, cut to the second."""
-    return instant.astimezone(ZONE).strftime(TIME_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -326,15 +319,14 @@ def connect(
 ) -> Client:
     """A client of the shop that `credentials` authorise. Raises ConfigError when a part of the connection is missing."""
     extra = credentials.extra
-    values = {
-        "host (the gateway's address)": credentials.host,
-        "login (application key)": credentials.login,
-        "password (application secret)": credentials.password,
-        "extra.access_token (the shop's authorisation)": extra.get("access_token"),
-    }
-    for name, value in values.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "the gateway's address",
+            "login": "application key",
+            "password": "application secret",
+            "extra.access_token": "the shop's authorisation",
+        }
+    )
     return Client(
         gateway_url=credentials.host,
         oauth_url=str(extra.get("oauth_url") or OAUTH_URL).rstrip("/"),

@@ -36,7 +36,7 @@ from nightmarket.platforms.base import (
     parse_json,
     pushed,
 )
-from nightmarket.settings import ConfigError, Credentials, StrictModel
+from nightmarket.settings import Credentials, StrictModel
 
 NAME = "own_pages"
 PAGE_SIZE = 500
@@ -106,13 +106,13 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the archive. Raises ConfigError when a part of the connection is missing."""
-    for name, value in {
-        "host (address of the archive)": credentials.host,
-        "login (key id)": credentials.login,
-        "password (secret)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "address of the archive",
+            "login": "key id",
+            "password": "secret",
+        }
+    )
     size = (page_sizes or {}).get("*", PAGE_SIZE)
     return Client(credentials.host.rstrip("/"), credentials.login, credentials.password, transport, size)
 

@@ -173,12 +173,12 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the shop. Raises ConfigError when a part of the connection is missing."""
-    for name, value in {
-        "host (https://<shop>.myshopify.com)": credentials.host,
-        "password (Admin API access token)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "https://<shop>.myshopify.com",
+            "password": "Admin API access token",
+        }
+    )
     if urlsplit(credentials.host).scheme not in ("http", "https"):
         raise ConfigError(f"connection {credentials.conn_id!r}: host must begin with https://.")
     version = str(credentials.extra.get("api_version") or API_VERSION)

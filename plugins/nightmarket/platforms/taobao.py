@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
@@ -43,12 +42,11 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
+from nightmarket.platforms.china import ZONE, to_text, to_time
 from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 NAME = "taobao"
 API_VERSION = "2.0"
-ZONE = ZoneInfo("Asia/Shanghai")  # TOP writes and reads China time, without an offset
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 SIGN_METHODS = ("md5", "hmac", "hmac-sha256")
 MAX_WALKS = 4  # how often one window is walked until the rows agree with the platform's own count
 
@@ -140,19 +138,6 @@ def sign(parameters: Mapping[str, str], secret: str, method: str) -> str:
     if method == "hmac-sha256":
         return hmac.new(key, joined, "sha256").hexdigest().upper()
     raise ValueError(f"unknown sign_method {method!r}; TOP knows {', '.join(SIGN_METHODS)}")
-
-
-def to_time(text: object) -> datetime | None:
-    """An instant from TOP's China-time text; None when it is not one."""
-    try:
-        return datetime.fromisoformat(str(text)).replace(tzinfo=ZONE)
-    except ValueError:
-        return None
-
-
-def to_text(instant: datetime) -> str:
-    """TOP's text of an instant, cut to the second."""
-    return instant.astimezone(ZONE).strftime(TIME_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -247,15 +232,14 @@ def connect(
     """A client of the shop that `credentials` authorise. Raises ConfigError when a part of the connection is missing."""
     extra = credentials.extra
     method = str(extra.get("sign_method") or "hmac-sha256")
-    values = {
-        "host (the gateway's address)": credentials.host,
-        "login (application key)": credentials.login,
-        "password (application secret)": credentials.password,
-        "extra.session_token (the shop's session)": extra.get("session_token"),
-    }
-    for name, value in values.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "the gateway's address",
+            "login": "application key",
+            "password": "application secret",
+            "extra.session_token": "the shop's session",
+        }
+    )
     if method not in SIGN_METHODS:
         raise ConfigError(
             f"connection {credentials.conn_id!r}: extra.sign_method is {method!r}; known: {', '.join(SIGN_METHODS)}."

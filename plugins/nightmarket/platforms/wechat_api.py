@@ -24,7 +24,7 @@ from nightmarket.platforms.base import (
     Transport,
     parse_json,
 )
-from nightmarket.settings import ConfigError, Credentials
+from nightmarket.settings import Credentials
 
 HOST = "https://api.weixin.qq.com"
 TOKEN_PATH = "/cgi-bin/stable_token"  # noqa: S105 - an address
@@ -113,13 +113,13 @@ class Client:
 
 def account(platform: str, credentials: Credentials, transport: Transport) -> Client:
     """A client of the account. Raises ConfigError when a part of the connection is missing."""
-    for name, value in {
-        f"host ({HOST})": credentials.host,
-        "login (appid)": credentials.login,
-        "password (app secret)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": HOST,
+            "login": "appid",
+            "password": "app secret",
+        }
+    )
     return Client(platform, credentials.host.rstrip("/"), credentials.login, credentials.password, transport)
 
 

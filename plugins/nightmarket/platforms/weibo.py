@@ -185,13 +185,13 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the account. Raises ConfigError when a part of the connection is missing."""
-    for name, value in {
-        "host (https://api.weibo.com)": credentials.host,
-        "login (the account's numeric uid)": credentials.login,
-        "password (access token)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "https://api.weibo.com",
+            "login": "the account's numeric uid",
+            "password": "access token",
+        }
+    )
     if not credentials.login.isdecimal():
         raise ConfigError(f"connection {credentials.conn_id!r}: login is not a uid, a number like 1404376560.")
     host, uid = credentials.host.rstrip("/"), credentials.login

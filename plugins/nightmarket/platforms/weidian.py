@@ -9,9 +9,8 @@ fewer rows than the platform counted is walked again, and the next night reads t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import Field
@@ -36,12 +35,11 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
+from nightmarket.platforms.china import to_text, to_time
 from nightmarket.platforms.paging import Page, at, text_at, walk_back, with_details
-from nightmarket.settings import ConfigError, Credentials, StrictModel
+from nightmarket.settings import Credentials, StrictModel
 
 NAME = "weidian"
-ZONE = ZoneInfo("Asia/Shanghai")  # assumed; no page names it
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 LIST, DETAIL, TOKEN_CALL = "vdian.order.list.get", "vdian.order.get", "token"
 LARGEST_PAGE = 50
 LONGEST_WINDOW = timedelta(days=30)  # no limit is documented; the list's own default is 31 days
@@ -66,19 +64,6 @@ class Options(StrictModel):
 
 
 # ----------------------------------------------------------------------------------------------------------- client
-def to_time(text: object) -> datetime | None:
-    """An instant from a China-time text; None when it is not one."""
-    try:
-        return datetime.fromisoformat(str(text)).replace(tzinfo=ZONE)
-    except ValueError:
-        return None
-
-
-def to_text(instant: datetime) -> str:
-    """Weidian's text of an instant, cut to the second."""
-    return instant.astimezone(ZONE).strftime(TIME_FORMAT)
-
-
 @dataclass(frozen=True)
 class Client:
     """Calls to one shop with a token that all workers share. Raises the typed errors of platforms.base."""
@@ -172,13 +157,13 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of one shop. Raises ConfigError when a part of the connection is missing."""
-    for name, value in {
-        "host (https://api.vdian.com)": credentials.host,
-        "login (appkey)": credentials.login,
-        "password (secret)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "https://api.vdian.com",
+            "login": "appkey",
+            "password": "secret",
+        }
+    )
     sizes = page_sizes or {}
     size = min(sizes.get(LIST, sizes.get("*", options.page_size)), LARGEST_PAGE)
     return Client(credentials.host.rstrip("/"), credentials.login, credentials.password, transport, options, size)

@@ -183,13 +183,13 @@ def connect(
     credentials: Credentials, transport: Transport, *, options: Options, page_sizes: Mapping[str, int] | None = None
 ) -> Client:
     """A client of the shop. Raises ConfigError when a part of the connection is missing or does not fit."""
-    for name, value in {
-        "host (the shop's address, https://...)": credentials.host,
-        "login (consumer key)": credentials.login,
-        "password (consumer secret)": credentials.password,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "the shop's address, https://...",
+            "login": "consumer key",
+            "password": "consumer secret",
+        }
+    )
     scheme = urlsplit(credentials.host).scheme
     if scheme not in ("http", "https"):
         raise ConfigError(f"connection {credentials.conn_id!r}: host must begin with https:// (or http://).")

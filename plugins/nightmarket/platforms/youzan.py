@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
-from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import Field
@@ -49,12 +48,11 @@ from nightmarket.platforms.base import (
     parse_json,
     probe,
 )
+from nightmarket.platforms.china import ZONE, to_text, to_time
 from nightmarket.platforms.paging import Key, Page, at, text_at, walk_back, with_details
-from nightmarket.settings import ConfigError, Credentials, StrictModel
+from nightmarket.settings import Credentials, StrictModel
 
 NAME = "youzan"
-ZONE = ZoneInfo("Asia/Shanghai")  # no page names the zone of its times; assumed
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 REFUNDS_API, REFUND_API = "youzan.trade.refund.search/3.0.1", "youzan.trade.refund.get/3.0.1"
 CUSTOMERS_API = "youzan.scrm.customer.list/1.0.0"
 PAGE_SIZE = 100  # trades, refunds
@@ -107,19 +105,6 @@ class Options(StrictModel):
 
 
 # ----------------------------------------------------------------------------------------------------------- client
-def to_time(text: object) -> datetime | None:
-    """An instant from a China-time text; None when it is not one."""
-    try:
-        return datetime.fromisoformat(str(text)).replace(tzinfo=ZONE)
-    except ValueError:
-        return None
-
-
-def to_text(instant: datetime) -> str:
-    """The gateway's text of an instant, cut to the second."""
-    return instant.astimezone(ZONE).strftime(TIME_FORMAT)
-
-
 def from_epoch(value: object) -> datetime | None:
     """An instant from Unix seconds (10 digits) or milliseconds (13); None when it is neither."""
     text = str(value)
@@ -274,14 +259,14 @@ def connect(
 ) -> Client:
     """A client of one shop. Raises ConfigError when a part of the connection is missing."""
     grant_id = str(credentials.extra.get("grant_id") or "")
-    for name, value in {
-        "host (https://open.youzanyun.com)": credentials.host,
-        "login (client id)": credentials.login,
-        "password (client secret)": credentials.password,
-        "extra.grant_id (the shop's number, kdt_id)": grant_id,
-    }.items():
-        if not value:
-            raise ConfigError(f"connection {credentials.conn_id!r}: {name} is missing.")
+    credentials.require(
+        {
+            "host": "https://open.youzanyun.com",
+            "login": "client id",
+            "password": "client secret",
+            "extra.grant_id": "the shop's number, kdt_id",
+        }
+    )
     return Client(
         credentials.host.rstrip("/"),
         credentials.login,
