@@ -172,7 +172,6 @@ class Bench:
 
     def __init__(self, members: int, data: Path | None, seed: int) -> None:
         from marts_data import World
-
         from nightmarket.local.database import Server, free_port, new_password
 
         self.world = World(members, seed)
@@ -189,7 +188,6 @@ class Bench:
 
     def prepare(self, console: Console) -> None:
         from marts_data import load
-
         from nightmarket import settings
         from nightmarket.warehouse import connect, migrate
 
@@ -225,7 +223,6 @@ class Bench:
     def empty(self, tables: Iterable[str]) -> None:
         """Empty marts that know nothing, the configuration in place, nothing waiting, the disk quiet."""
         from marts_data import ACCOUNT, SHOPS
-
         from nightmarket.marts import MART_TABLES, sync_config
         from nightmarket.warehouse import connect
 
@@ -264,7 +261,6 @@ class Bench:
     def add_night(self) -> tuple[float, dict[str, int]]:
         """The next day's facts, through the triggers; the business date moves on."""
         from marts_data import add_night
-
         from nightmarket.warehouse import connect
 
         started = time.perf_counter()
