@@ -47,12 +47,13 @@ def version() -> None:
 def check() -> None:
     """Read every configuration file, template and segment; print what is wrong, one sentence each."""
     from nightmarket.campaigns.config import check_all
+    from nightmarket.categories import load_categories
     from nightmarket.marts import load_kpis, load_tiers
     from nightmarket.sources import load_sources
 
     os.environ.setdefault("NIGHTMARKET_WAREHOUSE_DSN", "postgresql://")  # reading files needs no database
     problems = []
-    for load in (load_sources, load_tiers, load_kpis):
+    for load in (load_sources, load_categories, load_tiers, load_kpis):
         try:
             load()
         except ConfigError as error:

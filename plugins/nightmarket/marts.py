@@ -14,6 +14,7 @@ import psycopg
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from nightmarket.categories import sync_categories
 from nightmarket.settings import StrictModel, get_settings, load_yaml
 from nightmarket.warehouse import Row, run_sql
 
@@ -103,6 +104,33 @@ class ExperimentSettings(StrictModel):
     min_buyers: Annotated[int, Field(ge=0)]
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class ProductSettings(StrictModel):
+    """Product roles and products bought together."""
+
+    role_window_days: Annotated[int, Field(ge=1, le=3660)]
+    profit_share: Share
+    traffic_share: Share
+    growth_change: Annotated[float, Field(gt=0)]
+    pair_window_days: Annotated[int, Field(ge=1, le=3660)]
+    pair_max_products: Annotated[int, Field(ge=2, le=100)]
+    pair_min_orders: Annotated[int, Field(ge=2)]
+    pairs_per_source: Annotated[int, Field(ge=1, le=10_000)]
+    pair_keep_weeks: Annotated[int, Field(ge=1)]
+
+
+class AttributionSettings(StrictModel):
+    """How long a touch may claim an order."""
+
+    click_days: Annotated[int, Field(ge=1, le=365)]
+    message_days: Annotated[int, Field(ge=1, le=365)]
+    coupon_before_minutes: Annotated[int, Field(ge=0, le=24 * 60)]
+    coupon_after_minutes: Annotated[int, Field(ge=1, le=30 * 24 * 60)]
+    scene_days: Annotated[int, Field(ge=1, le=365)]
+
+
 class Kpis(StrictModel):
     """include/config/kpis.yaml: thresholds of the KPIs."""
 
@@ -110,6 +138,8 @@ class Kpis(StrictModel):
     fulfilment: FulfilmentSettings
     reviews: ReviewSettings
     experiment: ExperimentSettings
+    products: ProductSettings
+    attribution: AttributionSettings
 
 
 class Account(Protocol):
@@ -127,6 +157,8 @@ class Account(Protocol):
     def currency_code(self) -> str: ...
     @property
     def streams(self) -> Mapping[str, Any]: ...
+    @property
+    def is_store(self) -> bool: ...
 
 
 def load_tiers(path: Path | None = None) -> Tiers:
@@ -155,6 +187,8 @@ def mart_parameters(business_date: date | str) -> dict[str, Any]:
         "positive_from_rating": kpis.reviews.positive_from_rating,
         "min_arm_members": kpis.experiment.min_arm_members,
         "min_buyers": kpis.experiment.min_buyers,
+        **kpis.products.model_dump(),
+        **{f"attribution_{name}": value for name, value in kpis.attribution.model_dump().items()},
     }
 
 
@@ -166,10 +200,10 @@ def load_marts(connection: psycopg.Connection[Row], business_date: date | str) -
 
 
 def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]) -> dict[str, int]:
-    """Bring mart.tier_rules and core.accounts to what the configuration says; returns how many rows each has now.
+    """Bring tier rules, category rules and core.accounts to what the configuration says; returns how many rows each has now.
 
     `accounts` are the sources of sources.yaml. A source that is no longer there stays, as not active: its history counts.
-    Raises ConfigError when tiers.yaml is wrong; then nothing is changed.
+    Raises ConfigError when tiers.yaml or categories.yaml is wrong; then nothing is changed.
     """
     tiers = load_tiers()
     connection.execute("DELETE FROM mart.tier_rules")  # ranks are unique: replacing is simpler than reordering
@@ -180,13 +214,15 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
             " %(min_net_amount)s, %(max_net_amount)s, %(points_multiplier)s)",
             tier.model_dump() | {"rank": rank, "window_days": tiers.window_days},
         )
+    categories = sync_categories(connection)
     known = list(accounts)
     for account in known:
         connection.execute(
-            "INSERT INTO core.accounts (source_id, platform, kind, name, currency_code, streams)"
-            " VALUES (%s, %s, %s, %s, %s, %s)"
+            "INSERT INTO core.accounts (source_id, platform, kind, name, currency_code, streams, is_store)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (source_id) DO UPDATE SET platform = excluded.platform, kind = excluded.kind,"
-            " name = excluded.name, currency_code = excluded.currency_code, streams = excluded.streams, is_active = TRUE",
+            " name = excluded.name, currency_code = excluded.currency_code, streams = excluded.streams,"
+            " is_store = excluded.is_store, is_active = TRUE",
             (
                 account.source_id,
                 account.platform,
@@ -194,10 +230,11 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
                 account.name,
                 account.currency_code,
                 list(account.streams),
+                account.is_store,
             ),
         )
     connection.execute(
         "UPDATE core.accounts SET is_active = FALSE WHERE source_id <> ALL(%s::text[])",
         ([account.source_id for account in known],),
     )
-    return {"tier_rules": len(tiers.tiers), "accounts": len(known)}
+    return {"tier_rules": len(tiers.tiers), "category_rules": categories, "accounts": len(known)}

@@ -75,6 +75,7 @@ class SourceBlock(StrictModel):
     conn_id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     schedule: str | None = None  # cron; None = only by hand
     currency_code: str = Field(default="CNY", pattern=r"^[A-Z]{3}$")
+    is_store: bool = False  # tills: what somebody saw online may have led there
     time_zone: str = "Asia/Shanghai"
     account: str | None = None  # pages only: the source whose pushes (follow, leave, delivered) this archive keeps
     history_days: int = Field(default=730, ge=1, le=3650)
