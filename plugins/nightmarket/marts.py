@@ -6,84 +6,33 @@ can be run by itself: by an Airflow operator, by `nightmarket.warehouse.run_sql`
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import psycopg
-from pydantic import Field, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field
 
-from nightmarket.categories import sync_categories
 from nightmarket.settings import StrictModel, get_settings, load_yaml
+from nightmarket.tiers import load_tiers, sync_tiers
 from nightmarket.warehouse import Row, run_sql
 
 # In this order: a table reads core and the tables before it, never one behind it.
 MART_TABLES = (
+    "touched",
+    "products",
     "member_days",
-    "member_rfm",
     "member_tiers",
+    "points_ledger",
+    "member_rfm",
+    "member_stages",
+    "member_facts",
+    "stage_transitions",
     "shop_kpis_daily",
     "fulfilment_kpis_daily",
     "review_kpis_daily",
     "campaign_funnels",
     "campaign_results",
 )
-
-Amount = Annotated[Decimal, Field(ge=0, decimal_places=2)]  # two places, because reasons are printed with two
-
-
-class Tier(StrictModel):
-    """One band [min_net_amount, max_net_amount) of net spend, in the shops' currency."""
-
-    tier: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    name_zh: Annotated[str, Field(min_length=1)]
-    name_en: Annotated[str, Field(min_length=1)]
-    min_net_amount: Amount
-    max_net_amount: Amount | None
-    points_multiplier: Annotated[Decimal, Field(gt=0)] = Decimal(1)
-
-
-class Tiers(StrictModel):
-    """include/config/tiers.yaml: bands that cover every amount from 0 exactly once, lowest first."""
-
-    window_days: Annotated[int, Field(ge=1, le=3660)]
-    tiers: Annotated[list[Tier], Field(min_length=1)]
-
-    @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> "Tiers":
-        """Also refuses gaps, overlaps and repeated names, each with the place of the field that is wrong."""
-        model = super().model_validate(obj, **options)
-        for place, message in _band_mistakes(model.tiers):
-            mistake = InitErrorDetails(
-                type=PydanticCustomError("tier_band", "{message}", {"message": message}),
-                loc=("tiers", *place),
-                input=None,
-            )
-            raise ValidationError.from_exception_data("Tiers", [mistake])
-        return model
-
-
-def _band_mistakes(tiers: list[Tier]) -> Iterable[tuple[tuple[int, str], str]]:
-    if tiers[0].min_net_amount != 0:
-        yield (0, "min_net_amount"), "the lowest tier must start at 0, so that every member has a tier"
-    for index, tier in enumerate(tiers):
-        if tier.tier in {other.tier for other in tiers[:index]}:
-            yield (index, "tier"), f"tier {tier.tier!r} stands twice"
-        end, is_last = tier.max_net_amount, index == len(tiers) - 1
-        if is_last and end is not None:
-            yield (index, "max_net_amount"), "the highest tier has no upper limit; write null"
-        if end is None and not is_last:
-            yield (index, "max_net_amount"), "only the highest tier has no upper limit; tiers stand lowest first"
-        if end is not None and end <= tier.min_net_amount:
-            yield (index, "max_net_amount"), f"the band is empty: {end} is not above {tier.min_net_amount}"
-        if index and tiers[index - 1].max_net_amount != tier.min_net_amount:
-            before = tiers[index - 1]
-            kind = "a gap" if (before.max_net_amount or 0) < tier.min_net_amount else "an overlap"
-            yield (
-                (index, "min_net_amount"),
-                f"{kind}: {before.tier!r} ends at {before.max_net_amount}, {tier.tier!r} starts at {tier.min_net_amount}",
-            )
 
 
 class RfmSettings(StrictModel):
@@ -93,6 +42,18 @@ class RfmSettings(StrictModel):
 
 class FulfilmentSettings(StrictModel):
     promised_shipping_hours: Annotated[int, Field(ge=1, le=24 * 60)]
+
+
+class StageSettings(StrictModel):
+    loyal_order_days: Annotated[int, Field(ge=2, le=100)]
+    loyal_window_days: Annotated[int, Field(ge=1, le=3660)]
+    advocate_review_count: Annotated[int, Field(ge=1, le=100)]
+
+
+class PortraitSettings(StrictModel):
+    window_days: Annotated[int, Field(ge=1, le=3660)]
+    active_days: Annotated[int, Field(ge=1, le=3660)]
+    sleeping_days: Annotated[int, Field(ge=1, le=3660)]
 
 
 class ReviewSettings(StrictModel):
@@ -137,6 +98,8 @@ class Kpis(StrictModel):
     rfm: RfmSettings
     fulfilment: FulfilmentSettings
     reviews: ReviewSettings
+    stages: StageSettings
+    portrait: PortraitSettings
     experiment: ExperimentSettings
     products: ProductSettings
     attribution: AttributionSettings
@@ -161,11 +124,6 @@ class Account(Protocol):
     def is_store(self) -> bool: ...
 
 
-def load_tiers(path: Path | None = None) -> Tiers:
-    """The tier rules of include/config/tiers.yaml. Raises ConfigError with file, line and field."""
-    return load_yaml(path or get_settings().config_dir / "tiers.yaml", Tiers)
-
-
 def load_kpis(path: Path | None = None) -> Kpis:
     """The KPI thresholds of include/config/kpis.yaml. Raises ConfigError with file, line and field."""
     return load_yaml(path or get_settings().config_dir / "kpis.yaml", Kpis)
@@ -187,6 +145,8 @@ def mart_parameters(business_date: date | str) -> dict[str, Any]:
         "positive_from_rating": kpis.reviews.positive_from_rating,
         "min_arm_members": kpis.experiment.min_arm_members,
         "min_buyers": kpis.experiment.min_buyers,
+        **kpis.stages.model_dump(),
+        "portrait_window_days": kpis.portrait.window_days,
         **kpis.products.model_dump(),
         **{f"attribution_{name}": value for name, value in kpis.attribution.model_dump().items()},
     }
@@ -205,15 +165,7 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
     `accounts` are the sources of sources.yaml. A source that is no longer there stays, as not active: its history counts.
     Raises ConfigError when tiers.yaml or categories.yaml is wrong; then nothing is changed.
     """
-    tiers = load_tiers()
-    connection.execute("DELETE FROM mart.tier_rules")  # ranks are unique: replacing is simpler than reordering
-    for rank, tier in enumerate(tiers.tiers, start=1):
-        connection.execute(
-            "INSERT INTO mart.tier_rules (tier, rank, name_zh, name_en, window_days, min_net_amount, max_net_amount,"
-            " points_multiplier) VALUES (%(tier)s, %(rank)s, %(name_zh)s, %(name_en)s, %(window_days)s,"
-            " %(min_net_amount)s, %(max_net_amount)s, %(points_multiplier)s)",
-            tier.model_dump() | {"rank": rank, "window_days": tiers.window_days},
-        )
+    tier_count = sync_tiers(connection, load_tiers())
     categories = sync_categories(connection)
     known = list(accounts)
     for account in known:
@@ -237,4 +189,4 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
         "UPDATE core.accounts SET is_active = FALSE WHERE source_id <> ALL(%s::text[])",
         ([account.source_id for account in known],),
     )
-    return {"tier_rules": len(tiers.tiers), "category_rules": categories, "accounts": len(known)}
+    return {"tier_rules": tier_count, "category_rules": categories, "accounts": len(known)}
