@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol
 import psycopg
 from pydantic import Field
 
+from nightmarket.categories import sync_categories
 from nightmarket.settings import StrictModel, get_settings, load_yaml
 from nightmarket.tiers import load_tiers, sync_tiers
 from nightmarket.warehouse import Row, run_sql
