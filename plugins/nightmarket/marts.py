@@ -19,7 +19,7 @@ from nightmarket.warehouse import Row, run_sql
 
 # In this order: a table reads core and the tables before it, never one behind it.
 MART_TABLES = (
-    "touched",
+    "touched_members",
     "products",
     "member_days",
     "member_tiers",

@@ -3,7 +3,7 @@
 
 ----------------------------------------------------------------------------------------------------------------- core
 -- What somebody wrote in core and no night has taken notice of yet: which person, shop and day it moves. Written by triggers, so
--- it does not matter who writes core: a mapping, a correction by hand, a restore. mart/touched/load.sql takes the rows away.
+-- it does not matter who writes core: a mapping, a correction by hand, a restore. mart/touched_members/load.sql takes the rows away.
 -- kind: money (a paid order, or its buyer, day or amount), status (an order that moved on), refund, review, identity (a value that
 -- became or stopped being a member's: all days of both), member (anything else about a person).
 CREATE TABLE core.touches (
