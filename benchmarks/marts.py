@@ -189,6 +189,7 @@ class Bench:
     def prepare(self, console: Console) -> None:
         from marts_data import load
         from nightmarket import settings
+        from nightmarket.marts import MART_TABLES, load_path
         from nightmarket.warehouse import connect, migrate
 
         self.server.create_database("benchmark")
@@ -211,6 +212,16 @@ class Bench:
                 + ", ".join(f"{table.split('.')[1]} {count:,}" for table, count in rows.items())
             )
 
+        with connect(self.admin) as connection:
+            there = {
+                row["tablename"]
+                for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'mart'")
+                if (settings.get_settings().sql_dir / load_path(row["tablename"])).exists()
+            }
+        self.tables = [table for table in MART_TABLES if table in there]
+        if missing := [table for table in MART_TABLES if table not in there]:
+            console.print(f"left out, no table or no load.sql yet: {', '.join(missing)}")
+
     def save(self) -> None:
         if self.is_kept:
             self.note.write_text(json.dumps(self.state))
@@ -223,13 +234,13 @@ class Bench:
     def empty(self, tables: Iterable[str]) -> None:
         """Empty marts that know nothing, the configuration in place, nothing waiting, the disk quiet."""
         from marts_data import ACCOUNT, SHOPS
-        from nightmarket.marts import MART_TABLES, sync_config
+        from nightmarket.marts import sync_config
         from nightmarket.warehouse import connect
 
         chosen = list(tables)
         with connect(self.admin) as connection:
             connection.execute(f"TRUNCATE {', '.join(f'mart.{table}' for table in chosen)} CASCADE")
-            if set(chosen) == set(MART_TABLES):
+            if chosen == self.tables:
                 connection.execute(
                     "TRUNCATE mart.marks, core.touches, mart.touched_members, mart.touched_days, mart.restatements"
                 )
@@ -240,7 +251,13 @@ class Bench:
                 connection,
                 [
                     SimpleNamespace(
-                        source_id=source, platform=name, kind=kind, name=source, currency_code="CNY", streams={}
+                        source_id=source,
+                        platform=name,
+                        kind=kind,
+                        name=source,
+                        currency_code="CNY",
+                        streams={},
+                        is_store=source == "store_pos",
                     )
                     for source, name, kind in accounts
                 ],
@@ -249,13 +266,12 @@ class Bench:
             connection.execute("CHECKPOINT")
 
     def vacuum(self) -> float:
-        from nightmarket.marts import MART_TABLES
         from nightmarket.warehouse import connect
 
         started = time.perf_counter()
         with connect(self.admin, autocommit=True) as connection:
-            for table in [f"mart.{name}" for name in MART_TABLES]:
-                connection.execute(f"VACUUM (ANALYZE) {table}")  # type: ignore[arg-type]
+            for table in self.tables:
+                connection.execute(f"VACUUM (ANALYZE) mart.{table}")
         return time.perf_counter() - started
 
     def add_night(self) -> tuple[float, dict[str, int]]:
@@ -433,9 +449,7 @@ def verdicts(console: Console, found: list[dict[str, Any]]) -> None:
 
 
 def measure(bench: Bench, console: Console, options: argparse.Namespace) -> dict[str, Any]:
-    from nightmarket.marts import MART_TABLES
-
-    tables = [table for table in MART_TABLES if not options.only or table in options.only]
+    tables = [table for table in bench.tables if not options.only or table in options.only]
     if options.only and set(options.only) - set(tables):
         raise SystemExit(f"no such mart: {', '.join(sorted(set(options.only) - set(tables)))}")
     fulls: list[Run] = []
