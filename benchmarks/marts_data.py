@@ -522,9 +522,9 @@ def add_night(connection: psycopg.Connection[Any], world: World, number: int, sh
 
 def insert(connection: psycopg.Connection[Any], table: str, columns: Columns) -> int:
     """As a mapping does it: COPY into a temporary table, one INSERT from there."""
-    connection.execute(f"CREATE TEMPORARY TABLE arrived (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
-    write(connection, "arrived", columns)
     listed = ", ".join(columns)
+    connection.execute(f"CREATE TEMPORARY TABLE arrived ON COMMIT DROP AS SELECT {listed} FROM {table} LIMIT 0")
+    write(connection, "arrived", columns)
     count = connection.execute(
         f"INSERT INTO {table} ({listed}) OVERRIDING SYSTEM VALUE SELECT {listed} FROM arrived ON CONFLICT DO NOTHING"
     ).rowcount
