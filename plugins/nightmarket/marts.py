@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import psycopg
-from pydantic import Field
+from pydantic import Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from nightmarket.categories import sync_categories
+from nightmarket.kpis import KpiDefinition, kpi_mistakes, sync_kpis
 from nightmarket.settings import StrictModel, get_settings, load_yaml
 from nightmarket.tiers import load_tiers, sync_tiers
 from nightmarket.warehouse import Row, run_sql
@@ -20,6 +22,7 @@ from nightmarket.warehouse import Row, run_sql
 # In this order: a table reads core and the tables before it, never one behind it.
 MART_TABLES = (
     "touched_members",
+    "touched_facts",
     "products",
     "member_days",
     "member_tiers",
@@ -28,9 +31,17 @@ MART_TABLES = (
     "member_stages",
     "member_facts",
     "stage_transitions",
+    "buyer_firsts",
+    "buyer_periods",
     "shop_kpis_daily",
     "fulfilment_kpis_daily",
     "review_kpis_daily",
+    "service_kpis_daily",
+    "content_kpis",
+    "social_kpis_daily",
+    "channel_kpis_daily",
+    "kpi_values",
+    "kpi_signals",
     "campaign_funnels",
     "campaign_results",
 )
@@ -43,6 +54,23 @@ class RfmSettings(StrictModel):
 
 class FulfilmentSettings(StrictModel):
     promised_shipping_hours: Annotated[int, Field(ge=1, le=24 * 60)]
+    promised_delivery_days: Annotated[int, Field(ge=1, le=90)]
+
+
+class ServiceSettings(StrictModel):
+    negative_to_rating: Annotated[int, Field(ge=1, le=4)]
+    reply_hours: Annotated[int, Field(ge=1, le=24 * 30)]
+
+
+class ContentSettings(StrictModel):
+    brand_pattern: Annotated[str, Field(min_length=1)]
+
+
+class SignalSettings(StrictModel):
+    usual_periods: Annotated[int, Field(ge=3, le=52)]
+    usual_min_periods: Annotated[int, Field(ge=3, le=52)]
+    anomaly_z: Annotated[float, Field(gt=0, le=20)]
+    min_spread: Annotated[float, Field(ge=0, le=1)]
 
 
 class StageSettings(StrictModel):
@@ -93,17 +121,37 @@ class AttributionSettings(StrictModel):
     scene_days: Annotated[int, Field(ge=1, le=365)]
 
 
+class IdentitySettings(StrictModel):
+    max_sharers: Annotated[int, Field(ge=1, le=10_000)]
+
+
 class Kpis(StrictModel):
     """include/config/kpis.yaml: thresholds of the KPIs."""
 
+    identity: IdentitySettings
     rfm: RfmSettings
     fulfilment: FulfilmentSettings
     reviews: ReviewSettings
+    service: ServiceSettings
+    content: ContentSettings
+    signals: SignalSettings
     stages: StageSettings
     portrait: PortraitSettings
     experiment: ExperimentSettings
     products: ProductSettings
     attribution: AttributionSettings
+    kpis: dict[str, KpiDefinition]  # what each KPI is called and what is wanted of it; in the order of reports
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> "Kpis":
+        """Also refuses KPIs that nothing computes, with the place of the mistake."""
+        model = super().model_validate(obj, **options)
+        for place, message in kpi_mistakes(model.kpis):
+            mistake = InitErrorDetails(
+                type=PydanticCustomError("kpi", "{message}", {"message": message}), loc=place, input=None
+            )
+            raise ValidationError.from_exception_data("Kpis", [mistake])
+        return model
 
 
 class Account(Protocol):
@@ -143,7 +191,14 @@ def mart_parameters(business_date: date | str) -> dict[str, Any]:
         "rfm_window_days": kpis.rfm.window_days,
         "rfm_high_from_score": kpis.rfm.high_from_score,
         "promised_shipping_hours": kpis.fulfilment.promised_shipping_hours,
+        "promised_delivery_days": kpis.fulfilment.promised_delivery_days,
         "positive_from_rating": kpis.reviews.positive_from_rating,
+        **kpis.service.model_dump(),
+        "content_brand_pattern": kpis.content.brand_pattern,
+        "kpi_usual_periods": kpis.signals.usual_periods,
+        "kpi_usual_min_periods": kpis.signals.usual_min_periods,
+        "kpi_anomaly_z": kpis.signals.anomaly_z,
+        "kpi_min_spread": kpis.signals.min_spread,
         "min_arm_members": kpis.experiment.min_arm_members,
         "min_buyers": kpis.experiment.min_buyers,
         **kpis.stages.model_dump(),
@@ -161,14 +216,19 @@ def load_marts(connection: psycopg.Connection[Row], business_date: date | str) -
 
 
 def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]) -> dict[str, int]:
-    """Bring tier rules, category rules and core.accounts to what the configuration says; returns how many rows each has now.
+    """Bring tier rules, category rules, KPI definitions and core.accounts to what the configuration says; returns how many rows each has now.
 
     `accounts` are the sources of sources.yaml. A source that is no longer there stays, as not active: its history counts.
-    Raises ConfigError when tiers.yaml or categories.yaml is wrong; then nothing is changed.
+    Raises ConfigError when tiers.yaml, categories.yaml or kpis.yaml is wrong; then nothing is changed.
     """
     tier_count = sync_tiers(connection, load_tiers())
     categories = sync_categories(connection)
+    connection.execute(
+        "UPDATE core.identity_rules SET max_sharers = %(max_sharers)s WHERE max_sharers <> %(max_sharers)s",
+        load_kpis().identity.model_dump(),
+    )
     known = list(accounts)
+    kpi_count = sync_kpis(connection, load_kpis().kpis, {account.source_id for account in known})
     for account in known:
         connection.execute(
             "INSERT INTO core.accounts (source_id, platform, kind, name, currency_code, streams, is_store)"
@@ -190,4 +250,4 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
         "UPDATE core.accounts SET is_active = FALSE WHERE source_id <> ALL(%s::text[])",
         ([account.source_id for account in known],),
     )
-    return {"tier_rules": tier_count, "category_rules": categories, "accounts": len(known)}
+    return {"tier_rules": tier_count, "category_rules": categories, "kpi_definitions": kpi_count, "accounts": len(known)}

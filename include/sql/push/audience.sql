@@ -48,12 +48,12 @@ followed AS (   -- the account of the member that followed us at the as-of insta
     )
     ORDER BY k.member_id ASC, f.followed_at DESC NULLS LAST, f.openid ASC
 ),
-said AS (   -- the member's last word per channel family; withdrawal counts whoever of the member's identities said it
+said AS (   -- the member's last word per channel family, by the rule of core.consents.ranks_at (as in core.consents_as_of)
     SELECT DISTINCT ON (k.member_id, c.channel) k.member_id, c.channel AS family, c.is_granted
     FROM known AS k
     JOIN core.consents AS c ON c.identity_id = k.identity_id
     WHERE c.purpose = %(purpose)s::text AND c.occurred_at < %(as_of_at)s::timestamptz
-    ORDER BY k.member_id ASC, c.channel ASC, c.occurred_at DESC, c.is_granted ASC
+    ORDER BY k.member_id ASC, c.channel ASC, c.ranks_at DESC, c.is_granted ASC
 ),
 mailable AS (   -- the e-mail address that was given most recently
     SELECT DISTINCT ON (k.member_id) k.member_id, k.value AS email

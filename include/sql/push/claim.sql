@@ -54,7 +54,7 @@ judged AS (
         JOIN core.consents AS c ON c.identity_id = mi.identity_id
         WHERE mi.member_id = p.person_id AND c.channel = %(family)s::text AND c.purpose = 'marketing'
           AND c.occurred_at <= %(now_at)s::timestamptz
-        ORDER BY c.occurred_at DESC, c.is_granted ASC
+        ORDER BY c.ranks_at DESC, c.is_granted ASC
         LIMIT 1
     ) AS marketing ON TRUE
     LEFT JOIN LATERAL (
@@ -63,7 +63,7 @@ judged AS (
         JOIN core.consents AS c ON c.identity_id = mi.identity_id
         WHERE mi.member_id = p.person_id AND c.channel = %(family)s::text AND c.purpose = 'service'
           AND c.occurred_at <= %(now_at)s::timestamptz
-        ORDER BY c.occurred_at DESC, c.is_granted ASC
+        ORDER BY c.ranks_at DESC, c.is_granted ASC
         LIMIT 1
     ) AS service ON TRUE
     LEFT JOIN LATERAL (

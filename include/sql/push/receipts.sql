@@ -1,5 +1,6 @@
--- push.messages and push.suppressions: what the platforms and the people reported about messages.
--- Params: now_at.   Reads: core.message_events.   Rerun: safe.   Grain of the answer: one row with the counts.
+-- push.messages and core.suppression_events: what the platforms and the people reported about messages.
+-- Params: now_at.   Reads: core.message_events, push.messages, core.suppression_events.
+-- Rerun: safe.   Grain of the answer: one row with the counts.
 -- A click or an opening proves delivery, also of a message whose answer was lost.
 WITH
 proof AS (
@@ -35,14 +36,26 @@ failed AS (
     FROM refusal AS r
     WHERE r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted'
       AND NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = r.message_key)  -- noqa: RF01
-    RETURNING m.channel, m.address, r.kind, r.detail
+    RETURNING m.message_id
 ),
-suppressed AS (   -- a dead mailbox, or a person who blocked us
-    INSERT INTO push.suppressions (channel, address, reason, source, since)
-    SELECT CASE WHEN f.channel = 'email' THEN 'email' ELSE 'wechat' END, f.address, f.kind, 'receipt', %(now_at)s::timestamptz
-    FROM failed AS f
-    WHERE f.kind = 'bounced' OR f.detail LIKE '%%user block%%'
-    ON CONFLICT (channel, address, reason) DO NOTHING
+suppressed AS (   -- a dead mailbox, a person who blocked us, a person who complained: from when they said so
+    INSERT INTO core.suppression_events (
+        source_id, event_id, channel, kind, address, is_suppressed, reason, origin, evidence, occurred_at
+    )
+    SELECT DISTINCT ON (e.source_id, e.event_id, f.family, m.address)
+        e.source_id, e.event_id || '/' || m.address, f.family, core.address_kind(f.family), m.address, TRUE, e.kind,
+        CASE e.kind WHEN 'complained' THEN 'person' ELSE 'platform' END,
+        concat_ws(': ', 'message ' || m.message_key, left(e.detail, 200)), e.occurred_at
+    FROM core.message_events AS e
+    JOIN push.messages AS m ON m.message_key = e.message_key    -- not the group's: one mailbox says nothing about the others
+    CROSS JOIN LATERAL (SELECT CASE WHEN m.channel LIKE 'wechat%%' THEN 'wechat' ELSE m.channel END AS family) AS f
+    WHERE (e.kind IN ('bounced', 'complained') OR (e.kind = 'failed' AND e.detail LIKE '%%user block%%'))
+      AND (e.kind = 'complained' OR NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = e.message_key))
+      AND NOT EXISTS (
+          SELECT 1 FROM core.suppression_events AS s
+          WHERE s.source_id = e.source_id AND s.event_id = e.event_id || '/' || m.address
+      )
+    ON CONFLICT (source_id, event_id, channel) DO NOTHING
     RETURNING address
 )
 SELECT

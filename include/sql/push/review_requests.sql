@@ -75,7 +75,7 @@ said AS (
     FROM known AS k
     JOIN core.consents AS c ON c.identity_id = k.identity_id
     WHERE c.occurred_at < %(as_of_at)s::timestamptz
-    ORDER BY k.member_id ASC, c.channel ASC, c.purpose ASC, c.occurred_at DESC, c.is_granted ASC
+    ORDER BY k.member_id ASC, c.channel ASC, c.purpose ASC, c.ranks_at DESC, c.is_granted ASC
 ),
 mailable AS (
     SELECT DISTINCT ON (k.member_id) k.member_id, k.value AS email

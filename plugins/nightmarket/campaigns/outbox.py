@@ -394,15 +394,19 @@ _OUTCOMES = {"accepted": "accepted", "refused": "refused", "retry": "retry", "pa
 def suppress(
     connection: psycopg.Connection[Row], family: str, address: str, reason: str, source: str, days: int | None
 ) -> None:
-    """Never (or for `days`) send to this address on this channel family again."""
+    """Never (or for `days`) send to this address on this channel family again: an event of the suppression log."""
     now = dates.now()
     connection.execute(
         """
-        INSERT INTO push.suppressions (channel, address, reason, source, since, until) VALUES (%s, %s, %s, %s, %s, %s)
-        ON CONFLICT (channel, address, reason) DO UPDATE SET since = excluded.since, until = excluded.until
+        INSERT INTO core.suppression_events
+            (source_id, event_id, channel, kind, address, is_suppressed, reason, origin, evidence, occurred_at, until)
+        VALUES (%(source)s, %(address)s || '/' || %(reason)s || '/' || %(now)s::text, %(family)s, core.address_kind(%(family)s),
+                %(address)s, TRUE, %(reason)s, 'platform', 'the answer to a message', %(now)s, %(until)s)
+        ON CONFLICT (source_id, event_id, channel) DO NOTHING
         """,
-        (family, address, reason, source, now, now + timedelta(days=days) if days else None),
-    )
+        {"source": source, "address": address, "reason": reason, "family": family, "now": now,
+         "until": now + timedelta(days=days) if days else None},
+    )  # fmt: skip
 
 
 def postpone(connection: psycopg.Connection[Row], run_id: str, window: SendWindow) -> datetime | None:

@@ -1,5 +1,5 @@
 -- core.consents: what people allowed or withdrew on our pages, and by following or leaving the WeChat account.
--- Grain: one row per event, channel and purpose. Latest per identity, channel and purpose counts.
+-- Grain: one row per event, channel and purpose. Which word counts: docs/decisions/0062-consent-ranks.md.
 -- Params: source_id (text), stream (text), run_id (text), as_of_at (timestamptz).
 -- Reads: raw.records, raw.rejects, core.identities, core.exposures, core.members, core.member_identities
 -- Rerun: safe; a withdrawal that only names a message is looked at again until the message is known.
@@ -10,7 +10,7 @@ SELECT
     n.record_id, n.batch_id, n.record_key, n.fact_source_id,
     concat_ws('/', n.openid, n.created, n.event) AS event_id, 'wechat' AS channel, p.purpose, n.event = 'subscribe' AS is_granted,
     CASE n.event WHEN 'subscribe' THEN 'followed the account' ELSE 'left the account' END AS evidence, n.occurred_at,
-    'wechat_openid' AS kind, n.openid AS value, NULL AS message_key
+    'wechat_openid' AS kind, n.openid AS value, NULL AS message_key, 'platform' AS origin
 FROM new_rows AS n
 CROSS JOIN (VALUES ('marketing'), ('service')) AS p (purpose)
 WHERE n.problem IS NULL AND n.is_push AND n.event IN ('subscribe', 'unsubscribe')
@@ -20,7 +20,7 @@ SELECT
     n.record_id, n.batch_id, n.record_key, n.fact_source_id,
     n.record_key AS event_id, c.word ->> 'channel', c.word ->> 'purpose', (c.word ->> 'granted') = 'true',
     concat_ws(', ', 'form on our page', 'text ' || (c.word ->> 'text_version')), n.received_at,
-    a.kind, a.value, NULL
+    a.kind, a.value, NULL, 'person'
 FROM new_rows AS n
 CROSS JOIN LATERAL jsonb_array_elements(n.words) AS c (word)
 JOIN LATERAL (
@@ -37,7 +37,7 @@ UNION ALL
 SELECT
     n.record_id, n.batch_id, n.record_key, n.fact_source_id,
     n.record_key AS event_id, u.channel, 'marketing', FALSE, 'unsubscribed by the link in ' || coalesce(n.message_key, 'a message'),
-    n.received_at, CASE WHEN n.email IS NOT NULL THEN 'email' ELSE 'wechat_openid' END, coalesce(n.email, n.openid), n.message_key
+    n.received_at, CASE WHEN n.email IS NOT NULL THEN 'email' ELSE 'wechat_openid' END, coalesce(n.email, n.openid), n.message_key, 'person'
 FROM new_rows AS n
 CROSS JOIN LATERAL (SELECT CASE WHEN n.channel LIKE 'wechat%%' THEN 'wechat' ELSE n.channel END AS channel) AS u
 WHERE n.problem IS NULL AND n.kind = 'unsubscribe' AND u.channel IN ('wechat', 'email', 'sms', 'push');
@@ -45,7 +45,7 @@ WHERE n.problem IS NULL AND n.kind = 'unsubscribe' AND u.channel IN ('wechat', '
 DROP TABLE IF EXISTS pg_temp.spoken_words;
 CREATE TEMPORARY TABLE spoken_words ON COMMIT DROP AS
 SELECT w.record_id, w.record_key, w.fact_source_id, w.event_id, coalesce(i.identity_id, own.identity_id) AS identity_id, w.channel,
-       w.purpose, w.is_granted, w.evidence, w.occurred_at
+       w.purpose, w.is_granted, w.evidence, w.occurred_at, w.origin
 FROM new_words AS w
 LEFT JOIN core.identities AS i ON i.kind = w.kind AND i.value = w.value
 LEFT JOIN LATERAL (   -- a withdrawal that names nobody: the message knows whom it was sent to
@@ -59,9 +59,9 @@ LEFT JOIN LATERAL (   -- a withdrawal that names nobody: the message knows whom 
     LIMIT 1
 ) AS own ON TRUE;
 
-INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at)
+INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at, origin)
 SELECT DISTINCT ON (s.fact_source_id, s.event_id, s.channel, s.purpose)
-    s.fact_source_id, s.event_id, s.identity_id, s.channel, s.purpose, s.is_granted, s.evidence, s.occurred_at
+    s.fact_source_id, s.event_id, s.identity_id, s.channel, s.purpose, s.is_granted, s.evidence, s.occurred_at, s.origin
 FROM spoken_words AS s
 WHERE s.identity_id IS NOT NULL
 ORDER BY s.fact_source_id, s.event_id, s.channel, s.purpose, s.is_granted    -- said twice in one form: the refusal counts

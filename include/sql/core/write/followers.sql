@@ -29,13 +29,13 @@ ON CONFLICT (source_id, openid) DO UPDATE SET
     language = coalesce(excluded.language, f.language), batch_id = excluded.batch_id
 WHERE excluded.batch_id > f.batch_id OR (excluded.batch_id = f.batch_id AND f.qr_scene IS DISTINCT FROM excluded.qr_scene);
 
-INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at)
+INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at, origin)
 SELECT
     %(source_id)s::text,
     concat_ws('/', CASE WHEN n.is_following THEN 'follow' ELSE 'leave' END, n.openid, extract(EPOCH FROM e.occurred_at)::bigint),
     w.identity_id, 'wechat', p.purpose, n.is_following,
     CASE WHEN n.is_following THEN 'followed the account' ELSE 'does not follow the account any more' END,
-    e.occurred_at
+    e.occurred_at, 'platform'
 FROM new_rows AS n
 JOIN row_people AS w ON w.record_id = n.record_id
 CROSS JOIN LATERAL (SELECT CASE WHEN n.is_following THEN n.followed_at ELSE n.observed_at END AS occurred_at) AS e
