@@ -113,7 +113,7 @@ called_off AS (
     FROM paid_orders AS o
     CROSS JOIN mark AS k
     JOIN core.refunds AS r ON r.source_id = o.source_id AND r.order_id = o.order_id
-    WHERE r.is_money AND r.settled_at < k.ends_at AND o.signed_at IS NULL
+    WHERE r.is_money AND r.settled_at < k.ends_at AND (o.shipped_at IS NULL OR o.signed_at IS NULL)
     GROUP BY o.source_id, o.order_id, o.goods_amount, o.shipped_at, o.signed_at, o.due_at, o.delivery_due_at
 ),
 judged AS (
