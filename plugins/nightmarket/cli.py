@@ -185,6 +185,53 @@ def resume(channel: str, account: str) -> None:
 
 
 @app.command()
+def rebuild_members() -> None:
+    """Solve who is who again from all evidence, writing only what differs: after a first load, or when nights are doubted."""
+    from nightmarket.members import rebuild
+    from nightmarket.warehouse import connect
+
+    with _sentences(), connect(application_name="nightmarket-members") as connection:
+        found = rebuild(connection)
+        typer.echo(
+            f"{found.identities:,} identities and {found.links:,} links solved; "
+            f"{found.moved:,} identities moved, {found.born:,} members are new"
+        )
+
+
+@app.command()
+def merges(
+    member: Annotated[int | None, typer.Option(help="of this member only, survivor or absorbed")] = None,
+    limit: Annotated[int, typer.Option(help="the newest so many")] = 50,
+) -> None:
+    """List members that turned out to be one person, with the evidence: what `nightmarket unmerge` takes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.members import merges as find
+    from nightmarket.warehouse import connect
+
+    with _sentences(), connect(application_name="nightmarket-members") as connection:
+        rows = find(connection, member, limit)
+    table = Table(*(rows[0] if rows else ("no merges",)))
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+@app.command()
+def unmerge(merge_id: int, reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
+    """Take a merge of two members back: the evidence that ties them is revoked, for good, and each has their id again."""
+    from nightmarket.members import unmerge as run
+
+    with _sentences():
+        merge = run(merge_id, os.environ.get("USER", "cli"), reason)
+        typer.echo(
+            f"{merge['absorbed_id']} is a member of its own again, apart from {merge['survivor_id']}; "
+            f"{merge['revoked']} pairs of identities tie them no more"
+        )
+
+
+@app.command()
 def token(kind: Annotated[str, typer.Argument(help="phone, email, name, address or nick")]) -> None:
     """The token of a clear value, to look a person up or erase them. The value is asked for, so it stays out of the history."""
     from nightmarket.privacy import Tokenizer
