@@ -121,6 +121,15 @@ class AttributionSettings(StrictModel):
     scene_days: Annotated[int, Field(ge=1, le=365)]
 
 
+class PredictionSettings(StrictModel):
+    """Expected orders and value of members (nightmarket.predictions)."""
+
+    horizon_days: Annotated[int, Field(ge=7, le=3660)]
+    min_repeaters: Annotated[int, Field(ge=2)]
+    fit_members: Annotated[int, Field(ge=1000)]
+    max_error_rate: Annotated[float, Field(gt=0)]
+
+
 class IdentitySettings(StrictModel):
     max_sharers: Annotated[int, Field(ge=1, le=10_000)]
 
@@ -140,6 +149,7 @@ class Kpis(StrictModel):
     experiment: ExperimentSettings
     products: ProductSettings
     attribution: AttributionSettings
+    predictions: PredictionSettings
     kpis: dict[str, KpiDefinition]  # what each KPI is called and what is wanted of it; in the order of reports
 
     @classmethod

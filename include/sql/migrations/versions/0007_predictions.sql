@@ -5,8 +5,9 @@ CREATE TABLE mart.prediction_fits (
     business_date date PRIMARY KEY,                  -- a Sunday: what the model has seen ends with it
     is_usable boolean NOT NULL,
     reason text NOT NULL,                            -- in words: what was found, or why nothing is predicted
-    member_count integer NOT NULL,                   -- with a paid order
-    repeater_count integer NOT NULL,                 -- with order days after the first
+    sample_every integer NOT NULL,                   -- 1: fitted on everybody; 10: on every tenth member
+    member_count integer NOT NULL,                   -- of these, with a paid order
+    repeater_count integer NOT NULL,                 -- of these, with order days after the first
     frequency_r double precision,                    -- BG/NBD; the unit of time is a week
     frequency_alpha double precision,
     dropout_a double precision,
