@@ -23,6 +23,7 @@ from nightmarket.warehouse import Row, run_sql
 MART_TABLES = (
     "touched_members",
     "touched_facts",
+    "product_days",
     "products",
     "member_days",
     "member_tiers",
@@ -44,7 +45,14 @@ MART_TABLES = (
     "kpi_signals",
     "campaign_funnels",
     "campaign_results",
+    "product_roles",
+    "product_pairs",
+    "order_attributions",
+    "attribution_by_run",
+    "store_paths",
+    "asset_cube_daily",
 )
+MODEL_TABLES = ("prediction_fits", "member_predictions")  # computed by nightmarket.predictions, after member_days
 
 
 class RfmSettings(StrictModel):

@@ -212,8 +212,8 @@ class Source:
 
 
 def test_sync_config_brings_rules_and_accounts(connection: psycopg.Connection[Row]) -> None:
-    assert sync_config(connection, [Source("a"), Source("b")]) == {"tier_rules": 4, "category_rules": 15, "accounts": 2}
-    assert sync_config(connection, [Source("a", name="新名")]) == {"tier_rules": 4, "category_rules": 15, "accounts": 1}
+    assert sync_config(connection, [Source("a"), Source("b")]) == {"tier_rules": 4, "category_rules": 14, "accounts": 2}
+    assert sync_config(connection, [Source("a", name="新名")]) == {"tier_rules": 4, "category_rules": 14, "accounts": 1}
     rows = connection.execute("SELECT source_id, name, is_active FROM core.accounts ORDER BY source_id").fetchall()
     assert [tuple(row.values()) for row in rows] == [("a", "新名", True), ("b", "夜市", False)]
     sync_config(connection, [Source("a"), Source("b")])

@@ -6,9 +6,11 @@ ALTER TABLE core.interactions ADD COLUMN scene text;             -- of the QR co
 DELETE FROM raw.mappings WHERE stream = 'events';                -- scans of the past tell their scene too: they are mapped again
 
 CREATE INDEX ON core.exposures (message_key) WHERE message_key IS NOT NULL;
-CREATE INDEX ON core.exposures (group_key) WHERE group_key IS NOT NULL;
+CREATE INDEX ON core.exposures (group_key, run_id) WHERE group_key IS NOT NULL;
 CREATE INDEX ON core.exposures (coupon_request) WHERE coupon_request IS NOT NULL;
 CREATE INDEX ON core.coupon_events (member_id);
+CREATE INDEX ON core.coupon_events (coupon_request);
+CREATE INDEX ON core.coupon_events (occurred_at) WHERE kind = 'redeemed';
 CREATE INDEX ON core.follow_events (identity_id) WHERE scene IS NOT NULL;
 
 -- What a run did and what came back moves its members, however late the news is.
@@ -43,16 +45,16 @@ CREATE TABLE mart.category_rules (
     article_pattern text                             -- of our article number, or of the product id where a shop gives none
 );
 
--- What was sold of each product on each day. One row per source, day and product with a paid order.
+-- What was sold of each product on each day. One row per day, source and product with a paid order.
 CREATE TABLE mart.product_days (
-    source_id text NOT NULL,
     day date NOT NULL,
+    source_id text NOT NULL,
     product_id text NOT NULL,
     unit_count numeric NOT NULL,
     gross_amount numeric NOT NULL,                   -- unit price x quantity, before refunds
     order_count integer NOT NULL,
     buyer_count integer NOT NULL,                    -- people; an order without a buyer has none
-    PRIMARY KEY (source_id, day, product_id)         -- in this order a night finds its days, and one index is enough
+    PRIMARY KEY (day, source_id, product_id)         -- in this order a night finds its days, and one index is enough
 );
 
 CREATE TABLE mart.products (
@@ -154,6 +156,7 @@ CREATE TABLE mart.order_attributions (
     run_id text,                                     -- NULL: a QR code, or a coupon of no run
     campaign text,
     message_key text,
+    coupon_request text,                             -- the coupon, when one was redeemed
     arm text,                                        -- of the member in that run
     touch_source_id text,                            -- the account of a QR code
     scene text,
@@ -188,7 +191,7 @@ CREATE TABLE mart.store_paths (
     member_id bigint NOT NULL,
     day date NOT NULL,
     path text NOT NULL CHECK (path IN ('coupon', 'qr_scene', 'message')),
-    touched_at timestamptz NOT NULL,
+    touched_at timestamptz NOT NULL,                 -- of a coupon: when it was given
     hours_to_order numeric NOT NULL,
     run_id text,
     touch_source_id text,
@@ -197,11 +200,15 @@ CREATE TABLE mart.store_paths (
     PRIMARY KEY (source_id, order_id)
 );
 
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA core, mart TO nightmarket_etl;
-GRANT SELECT ON ALL TABLES IN SCHEMA core, mart TO nightmarket_reader;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON
+    mart.category_rules, mart.product_days, mart.products, mart.product_roles, mart.product_pairs, mart.asset_cube_daily,
+    mart.order_attributions, mart.attribution_by_run, mart.store_paths TO nightmarket_etl;
+GRANT SELECT ON
+    mart.category_rules, mart.product_days, mart.products, mart.product_roles, mart.product_pairs, mart.asset_cube_daily,
+    mart.order_attributions, mart.attribution_by_run, mart.store_paths TO nightmarket_reader;
 DO $$
 BEGIN
     IF current_setting('server_version_num')::integer >= 170000 THEN  -- ANALYZE by a role that is not the owner
-        EXECUTE 'GRANT MAINTAIN ON ALL TABLES IN SCHEMA core, mart TO nightmarket_etl';
+        EXECUTE 'GRANT MAINTAIN ON ALL TABLES IN SCHEMA mart TO nightmarket_etl';
     END IF;
 END $$;
