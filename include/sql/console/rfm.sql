@@ -6,16 +6,16 @@ today AS (
         r.rfm_segment,
         count(*) AS member_count,
         sum(r.monetary_amount) AS monetary_amount,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY r.recency_days ASC) AS median_recency_days,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY %(business_date)s::date + 1 - r.last_order_date ASC) AS median_recency_days,
         avg(r.frequency_count) AS mean_frequency_count
     FROM mart.member_rfm AS r
-    WHERE r.business_date = %(business_date)s::date
+    WHERE r.valid_from <= %(business_date)s::date AND (r.valid_to IS NULL OR r.valid_to > %(business_date)s::date)
     GROUP BY r.rfm_segment
 ),
 yesterday AS (
     SELECT r.rfm_segment, count(*) AS member_count
     FROM mart.member_rfm AS r
-    WHERE r.business_date = %(business_date)s::date - 1
+    WHERE r.valid_from < %(business_date)s::date AND (r.valid_to IS NULL OR r.valid_to >= %(business_date)s::date)
     GROUP BY r.rfm_segment
 )
 SELECT

@@ -2,7 +2,8 @@
 -- Grain: one row per (run_id, member_id, step).   Decision: docs/decisions/0032-outbox.md
 -- Params: run_id, key_prefix, step, as_of, purpose, channels, accounts (arrays, same order), variants, templates (arrays),
 --   group_channel, group_size, now_at, not_before, expires_at.
--- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_rules
+-- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_programmes,
+--   mart.tier_rules
 -- Rerun: safe; a message key stands once. A message that was cancelled before any call is taken over by the new run.
 INSERT INTO push.messages AS m (
     message_key, run_id, member_id, step, channel, account, purpose, address, template, language, variant, variables,
@@ -25,7 +26,8 @@ names AS (   -- the newest name token of each member
 tiers AS (
     SELECT mt.member_id, r.name_zh, r.name_en
     FROM mart.member_tiers AS mt
-    JOIN mart.tier_rules AS r ON r.tier = mt.tier
+    JOIN mart.tier_programmes AS g ON g.programme = mt.programme AND g.position = 1
+    JOIN mart.tier_rules AS r ON r.programme = mt.programme AND r.tier = mt.tier
     WHERE mt.valid_from <= %(as_of)s::date AND (mt.valid_to IS NULL OR mt.valid_to > %(as_of)s::date)
 ),
 coupons AS (

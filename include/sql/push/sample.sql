@@ -1,5 +1,6 @@
 -- What the message of one member is filled with: a name token and a tier.
--- Grain: one row.   Params: member_id, language, as_of.   Reads: core.member_identities, core.profiles, mart.member_tiers, mart.tier_rules
+-- Grain: one row.   Params: member_id, language, as_of.   Reads: core.member_identities, core.profiles, mart.member_tiers,
+--   mart.tier_programmes, mart.tier_rules
 SELECT
     (
         SELECT p.name
@@ -12,7 +13,8 @@ SELECT
     (
         SELECT CASE %(language)s::text WHEN 'zh' THEN r.name_zh ELSE r.name_en END
         FROM mart.member_tiers AS mt
-        JOIN mart.tier_rules AS r ON r.tier = mt.tier
+        JOIN mart.tier_programmes AS g ON g.programme = mt.programme AND g.position = 1
+        JOIN mart.tier_rules AS r ON r.programme = mt.programme AND r.tier = mt.tier
         WHERE mt.member_id = %(member_id)s::bigint AND mt.valid_from <= %(as_of)s::date
           AND (mt.valid_to IS NULL OR mt.valid_to > %(as_of)s::date)
     ) AS tier;

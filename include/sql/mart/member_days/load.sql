@@ -18,7 +18,7 @@ FROM (SELECT 'member_days' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
 -- A platform may leave the buyer out of a refund; the order knows it.
-DROP TABLE IF EXISTS pg_temp.money_back;
+DROP VIEW IF EXISTS pg_temp.money_back;
 CREATE TEMPORARY VIEW money_back AS
 SELECT r.identity_id, r.settled_at, r.refund_amount
 FROM core.refunds AS r
@@ -31,6 +31,7 @@ WHERE r.is_money AND r.identity_id IS NULL AND o.identity_id IS NOT NULL;
 
 -- The first time: one pass over everything, written in the order of the key.
 DELETE FROM mart.member_days AS m WHERE (SELECT k.is_full FROM mark AS k);
+SET LOCAL enable_hashagg = off;  -- nearly every row is a group of its own: one sort does both, a hash table of that size spills first
 INSERT INTO mart.member_days (member_id, day, order_count, gross_amount, refund_amount, net_amount)
 SELECT
     f.member_id, f.day, sum(f.order_count), sum(f.gross_amount), sum(f.refund_amount), sum(f.gross_amount) - sum(f.refund_amount)
@@ -48,6 +49,7 @@ FROM (
 WHERE (SELECT k.is_full FROM mark AS k)
 GROUP BY f.member_id, f.day
 ORDER BY f.member_id ASC, f.day ASC;
+SET LOCAL enable_hashagg = on;
 
 -- Later: the days that somebody touched, all days of people who merged or split, and the days since the last night.
 DROP TABLE IF EXISTS pg_temp.whole_members;

@@ -133,6 +133,34 @@ DELETE FROM mart.member_facts AS f
 USING scope AS s
 WHERE f.member_id = s.member_id AND NOT EXISTS (SELECT 1 FROM told AS t WHERE t.member_id = f.member_id);
 
+UPDATE mart.member_facts AS m SET
+    first_order_date = t.first_order_date,
+    last_order_date = t.last_order_date,
+    order_day_count = t.order_day_count,
+    order_count = t.order_count,
+    gross_amount = t.gross_amount,
+    net_amount = t.net_amount,
+    median_gap_days = t.median_gap_days,
+    expected_next_order_date = t.expected_next_order_date,
+    favourite_source_id = t.favourite_source_id,
+    favourite_category = t.favourite_category,
+    city = t.city,
+    last_rating = t.last_rating,
+    last_rated_date = t.last_rated_date
+FROM told AS t
+WHERE
+    m.member_id = t.member_id
+    AND (
+        m.first_order_date, m.last_order_date, m.order_day_count, m.order_count,
+        m.gross_amount, m.net_amount, m.median_gap_days, m.favourite_source_id,
+        m.favourite_category, m.city, m.last_rating, m.last_rated_date
+    )
+    IS DISTINCT FROM (
+        t.first_order_date, t.last_order_date, t.order_day_count, t.order_count,
+        t.gross_amount, t.net_amount, t.median_gap_days, t.favourite_source_id,
+        t.favourite_category, t.city, t.last_rating, t.last_rated_date
+    );
+
 INSERT INTO mart.member_facts (
     member_id, first_order_date, last_order_date, order_day_count, order_count, gross_amount, net_amount, median_gap_days,
     expected_next_order_date, favourite_source_id, favourite_category, city, last_rating, last_rated_date
@@ -141,32 +169,8 @@ SELECT
     t.member_id, t.first_order_date, t.last_order_date, t.order_day_count, t.order_count, t.gross_amount, t.net_amount, t.median_gap_days,
     t.expected_next_order_date, t.favourite_source_id, t.favourite_category, t.city, t.last_rating, t.last_rated_date
 FROM told AS t
-ORDER BY t.member_id ASC
-ON CONFLICT (member_id) DO UPDATE SET
-    first_order_date = excluded.first_order_date,
-    last_order_date = excluded.last_order_date,
-    order_day_count = excluded.order_day_count,
-    order_count = excluded.order_count,
-    gross_amount = excluded.gross_amount,
-    net_amount = excluded.net_amount,
-    median_gap_days = excluded.median_gap_days,
-    expected_next_order_date = excluded.expected_next_order_date,
-    favourite_source_id = excluded.favourite_source_id,
-    favourite_category = excluded.favourite_category,
-    city = excluded.city,
-    last_rating = excluded.last_rating,
-    last_rated_date = excluded.last_rated_date
-WHERE
-    (
-        member_facts.first_order_date, member_facts.last_order_date, member_facts.order_day_count, member_facts.order_count,
-        member_facts.gross_amount, member_facts.net_amount, member_facts.median_gap_days, member_facts.favourite_source_id,
-        member_facts.favourite_category, member_facts.city, member_facts.last_rating, member_facts.last_rated_date
-    )
-    IS DISTINCT FROM (
-        excluded.first_order_date, excluded.last_order_date, excluded.order_day_count, excluded.order_count,
-        excluded.gross_amount, excluded.net_amount, excluded.median_gap_days, excluded.favourite_source_id,
-        excluded.favourite_category, excluded.city, excluded.last_rating, excluded.last_rated_date
-    );
+WHERE NOT EXISTS (SELECT 1 FROM mart.member_facts AS m WHERE m.member_id = t.member_id)
+ORDER BY t.member_id ASC;
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)
 SELECT 'member_facts', k.horizon, k.upto_batch_id, k.settings FROM mark AS k

@@ -173,6 +173,27 @@ WHERE
     m.member_id = v.member_id
     AND NOT EXISTS (SELECT 1 FROM told AS t WHERE t.member_id = m.member_id AND t.valid_from = m.valid_from);
 
+UPDATE mart.member_rfm AS m SET
+    valid_to = t.valid_to,
+    last_order_date = t.last_order_date,
+    frequency_count = t.frequency_count,
+    monetary_amount = t.monetary_amount,
+    r_score = t.r_score,
+    f_score = t.f_score,
+    m_score = t.m_score,
+    rfm_segment = t.rfm_segment
+FROM told AS t
+WHERE
+    m.member_id = t.member_id AND m.valid_from = t.valid_from
+    AND (
+        m.valid_to, m.last_order_date, m.frequency_count, m.monetary_amount, m.r_score,
+        m.f_score, m.m_score, m.rfm_segment
+    )
+    IS DISTINCT FROM (
+        t.valid_to, t.last_order_date, t.frequency_count, t.monetary_amount, t.r_score,
+        t.f_score, t.m_score, t.rfm_segment
+    );
+
 INSERT INTO mart.member_rfm (
     member_id, valid_from, valid_to, last_order_date, frequency_count, monetary_amount, r_score, f_score, m_score, rfm_segment
 )
@@ -180,25 +201,8 @@ SELECT
     t.member_id, t.valid_from, t.valid_to, t.last_order_date, t.frequency_count, t.monetary_amount, t.r_score, t.f_score, t.m_score,
     t.rfm_segment
 FROM told AS t
-ORDER BY t.member_id ASC, t.valid_from ASC
-ON CONFLICT (member_id, valid_from) DO UPDATE SET
-    valid_to = excluded.valid_to,
-    last_order_date = excluded.last_order_date,
-    frequency_count = excluded.frequency_count,
-    monetary_amount = excluded.monetary_amount,
-    r_score = excluded.r_score,
-    f_score = excluded.f_score,
-    m_score = excluded.m_score,
-    rfm_segment = excluded.rfm_segment
-WHERE
-    (
-        member_rfm.valid_to, member_rfm.last_order_date, member_rfm.frequency_count, member_rfm.monetary_amount, member_rfm.r_score,
-        member_rfm.f_score, member_rfm.m_score, member_rfm.rfm_segment
-    )
-    IS DISTINCT FROM (
-        excluded.valid_to, excluded.last_order_date, excluded.frequency_count, excluded.monetary_amount, excluded.r_score,
-        excluded.f_score, excluded.m_score, excluded.rfm_segment
-    );
+WHERE NOT EXISTS (SELECT 1 FROM mart.member_rfm AS m WHERE m.member_id = t.member_id AND m.valid_from = t.valid_from)
+ORDER BY t.member_id ASC, t.valid_from ASC;
 
 -- An older date looked at its own day only: what the newest night knows is not its business.
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)

@@ -75,7 +75,7 @@ JOIN core.member_identities AS mi ON mi.member_id = s.member_id;
 CREATE UNIQUE INDEX ON persons (identity_id);
 ANALYZE persons;
 
--- From which day, and to which where it ends, each condition holds.
+-- From which day, and to which where it ends, each condition holds. A long stretch may stand in two rows: its beginning, its end.
 DROP TABLE IF EXISTS pg_temp.conditions;
 CREATE TEMPORARY TABLE conditions ON COMMIT DROP AS
 WITH
@@ -98,12 +98,22 @@ rated AS (
     ) AS r
     WINDOW w AS (PARTITION BY r.member_id ORDER BY r.place ASC)
 ),
-loyal AS (
+bought AS (
     SELECT
         d.member_id, d.day,
-        lag(d.day, %(loyal_order_days)s::integer - 1) OVER (PARTITION BY d.member_id ORDER BY d.day ASC) AS first_day
+        lag(d.day, %(loyal_order_days)s::integer - 1) OVER (PARTITION BY d.member_id ORDER BY d.day ASC) + %(loyal_window_days)s::integer AS end_day
     FROM scope AS s
     JOIN mart.member_days AS d ON d.member_id = s.member_id AND d.order_count > 0
+),
+loyal AS (
+    -- stretches that touch or overlap are one: it begins where none before reaches, and ends where none behind begins in time
+    SELECT
+        b.member_id, b.day, b.end_day,
+        lag(b.end_day) OVER w >= b.day AS is_continued,
+        lead(b.day) OVER w <= b.end_day AS is_followed
+    FROM bought AS b
+    WHERE b.day < b.end_day
+    WINDOW w AS (PARTITION BY b.member_id ORDER BY b.day ASC)
 )
 SELECT s.member_id, 1 AS rank, min(i.first_seen_at)::date AS day_from, NULL::date AS day_to
 FROM persons AS s
@@ -145,18 +155,18 @@ JOIN persons AS p ON p.identity_id = o.identity_id
 WHERE o.paid_at IS NULL OR o.created_at::date < o.paid_at::date
 GROUP BY p.member_id
 UNION ALL
-SELECT l.member_id, 6, min(l.day), NULL
-FROM loyal AS l
-GROUP BY l.member_id
+SELECT b.member_id, 6, min(b.day), NULL
+FROM bought AS b
+GROUP BY b.member_id
 UNION ALL
 -- a run of good reviews: from its first one to the bad one that ends it
 SELECT r.member_id, 7, r.day, r.bad_day
 FROM rated AS r
 WHERE r.is_good AND r.before_is_good IS DISTINCT FROM TRUE
 UNION ALL
-SELECT l.member_id, 8, l.day, l.first_day + %(loyal_window_days)s::integer
+SELECT l.member_id, 8, CASE WHEN l.is_continued THEN NULL ELSE l.day END, CASE WHEN l.is_followed THEN NULL ELSE l.end_day END
 FROM loyal AS l
-WHERE l.day - l.first_day < %(loyal_window_days)s::integer
+WHERE NOT coalesce(l.is_continued, FALSE) OR NOT coalesce(l.is_followed, FALSE)
 UNION ALL
 SELECT x.member_id, 9, min(x.day), NULL
 FROM (
@@ -175,6 +185,7 @@ WITH
 edges AS (
     SELECT c.member_id, c.day_from AS day, CASE WHEN c.rank NOT IN (7, 8) THEN c.rank ELSE 0 END AS rank, (c.rank = 7)::integer AS satisfied, (c.rank = 8)::integer AS loyal
     FROM conditions AS c
+    WHERE c.day_from IS NOT NULL
     UNION ALL
     SELECT c.member_id, c.day_to, 0, -(c.rank = 7)::integer, -(c.rank = 8)::integer
     FROM conditions AS c
@@ -225,15 +236,20 @@ WHERE
     m.member_id = s.member_id
     AND NOT EXISTS (SELECT 1 FROM told AS t WHERE t.member_id = m.member_id AND t.valid_from = m.valid_from);
 
-INSERT INTO mart.member_stages (member_id, valid_from, valid_to, stage, previous_stage, reason)
+UPDATE mart.member_stages AS m SET
+    valid_to = t.valid_to, stage = t.stage, previous_stage = t.previous_stage, reason = t.reason
+FROM told AS t
+WHERE
+    m.member_id = t.member_id AND m.valid_from = t.valid_from
+    AND (m.valid_to, m.stage, m.previous_stage, m.reason)
+    IS DISTINCT FROM (t.valid_to, t.stage, t.previous_stage, t.reason);
+
+INSERT INTO mart.member_stages (
+member_id, valid_from, valid_to, stage, previous_stage, reason)
 SELECT t.member_id, t.valid_from, t.valid_to, t.stage, t.previous_stage, t.reason
 FROM told AS t
-ORDER BY t.member_id ASC, t.valid_from ASC
-ON CONFLICT (member_id, valid_from) DO UPDATE SET
-    valid_to = excluded.valid_to, stage = excluded.stage, previous_stage = excluded.previous_stage, reason = excluded.reason
-WHERE
-    (member_stages.valid_to, member_stages.stage, member_stages.previous_stage, member_stages.reason)
-    IS DISTINCT FROM (excluded.valid_to, excluded.stage, excluded.previous_stage, excluded.reason);
+WHERE NOT EXISTS (SELECT 1 FROM mart.member_stages AS m WHERE m.member_id = t.member_id AND m.valid_from = t.valid_from)
+ORDER BY t.member_id ASC, t.valid_from ASC;
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)
 SELECT 'member_stages', k.horizon, k.upto_batch_id, k.settings FROM mark AS k

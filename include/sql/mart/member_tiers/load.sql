@@ -34,7 +34,7 @@ LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 DROP TABLE IF EXISTS pg_temp.programmes;
 CREATE TEMPORARY TABLE programmes ON COMMIT DROP AS
 SELECT
-    p.programme, p.measure, p.window_days, p.review_days, p.grace_days, p.downgrade,
+    p.programme, p.position, p.measure, p.window_days, p.review_days, p.grace_days, p.downgrade,
     coalesce(p.window_days || '-day ', 'lifetime ') || CASE p.measure WHEN 'net_amount' THEN 'spend' WHEN 'order_count' THEN 'orders' ELSE 'points' END
         AS what,
     CASE p.measure WHEN 'net_amount' THEN 'FM999,999,999,999,990.00' ELSE 'FM999,999,999,999,990' END AS picture,
@@ -97,8 +97,8 @@ ANALYZE scope;
 DROP TABLE IF EXISTS pg_temp.decisions;
 CREATE TEMPORARY TABLE decisions ON COMMIT DROP AS
 SELECT
-    s.member_id, g.programme, g.kind, array_position(p.tiers, g.tier) AS rank, g.valid_from,
-    least(g.valid_to, greatest(g.revoked_at::date, g.valid_from)) AS valid_to, g.reason, g.grant_id
+    s.member_id, p.position, g.kind, array_position(p.tiers, g.tier) AS rank, g.valid_from,
+    least(g.valid_to, g.revoked_at::date) AS valid_to, g.reason, g.grant_id
 FROM core.tier_grants AS g
 JOIN core.members AS m ON m.member_id = g.member_id
 JOIN scope AS s ON s.member_id = coalesce(m.absorbed_by, m.member_id)
@@ -111,34 +111,33 @@ DROP TABLE IF EXISTS pg_temp.path;
 CREATE TEMPORARY TABLE path ON COMMIT DROP AS
 WITH
 movements AS (
-    SELECT d.member_id, p.programme, v.day, v.amount, v.order_count, p.enter_values, p.keep_values
+    SELECT
+        d.member_id, p.position, p.enter_values, p.keep_values,
+        CASE WHEN v.is_out THEN d.day + p.window_days ELSE d.day END AS day,
+        CASE WHEN v.is_out THEN -1 ELSE 1 END
+        * CASE p.measure
+            WHEN 'net_amount' THEN d.net_amount
+            WHEN 'order_count' THEN d.order_count
+            ELSE floor(d.net_amount * p.points_per_unit)
+        END AS amount,
+        CASE WHEN v.is_out THEN 0 ELSE d.order_count END AS order_count
     FROM scope AS s
     JOIN mart.member_days AS d ON d.member_id = s.member_id
     CROSS JOIN programmes AS p
-    CROSS JOIN LATERAL (
-        SELECT
-            CASE p.measure
-                WHEN 'net_amount' THEN d.net_amount
-                WHEN 'order_count' THEN d.order_count
-                ELSE floor(d.net_amount * p.points_per_unit)
-            END AS amount
-    ) AS x
-    CROSS JOIN LATERAL (
-        VALUES (d.day, x.amount, d.order_count), (d.day + p.window_days, -x.amount, 0)
-    ) AS v (day, amount, order_count)
-    WHERE v.day <= (SELECT k.horizon FROM mark AS k)
+    CROSS JOIN (VALUES (FALSE), (TRUE)) AS v (is_out)
+    WHERE CASE WHEN v.is_out THEN d.day + p.window_days ELSE d.day END <= (SELECT k.horizon FROM mark AS k)
 ),
 measured AS (
     SELECT
-        m.member_id, m.programme, m.day, m.enter_values, m.keep_values,
+        m.member_id, m.position, m.day, m.enter_values, m.keep_values,
         greatest(sum(m.amount) OVER w, 0) AS value,     -- refunds of orders before our history can make it negative: that counts as 0
         sum(m.order_count) OVER w > 0 AS has_ordered
     FROM movements AS m
-    WINDOW w AS (PARTITION BY m.member_id, m.programme ORDER BY m.day ASC)
+    WINDOW w AS (PARTITION BY m.member_id, m.position ORDER BY m.day ASC)
 ),
 ranked AS (
     SELECT
-        m.member_id, m.programme, m.day, m.value,
+        m.member_id, m.position, m.day, m.value,
         width_bucket(m.value, m.enter_values) AS enter_rank,
         width_bucket(m.value, m.keep_values) AS keep_rank
     FROM measured AS m
@@ -146,52 +145,52 @@ ranked AS (
 ),
 told AS (
     SELECT
-        r.member_id, r.programme, r.day, r.value, r.enter_rank, r.keep_rank,
+        r.member_id, r.position, r.day, r.value, r.enter_rank, r.keep_rank,
         lag(r.enter_rank) OVER w AS enter_before, lag(r.keep_rank) OVER w AS keep_before
     FROM ranked AS r
-    WINDOW w AS (PARTITION BY r.member_id, r.programme ORDER BY r.day ASC)
+    WINDOW w AS (PARTITION BY r.member_id, r.position ORDER BY r.day ASC)
 )
-SELECT t.member_id, t.programme, t.day, t.value, t.enter_rank, t.keep_rank
+SELECT t.member_id, t.position, t.day, t.value, t.enter_rank, t.keep_rank
 FROM told AS t
 WHERE t.enter_before IS NULL OR t.enter_rank <> t.enter_before OR t.keep_rank <> t.keep_before;
 
 -- While a tier is frozen nothing is looked at; what happened meanwhile is looked at when it thaws.
 DROP TABLE IF EXISTS pg_temp.thawed;
 CREATE TEMPORARY TABLE thawed ON COMMIT DROP AS
-SELECT DISTINCT ON (p.member_id, p.programme, x.day) p.member_id, p.programme, x.day, p.value, p.enter_rank, p.keep_rank
+SELECT DISTINCT ON (p.member_id, p.position, x.day) p.member_id, p.position, x.day, p.value, p.enter_rank, p.keep_rank
 FROM (
     SELECT
-        t.member_id, t.programme, t.day, t.value, t.enter_rank, t.keep_rank,
-        min(t.day) OVER (PARTITION BY t.member_id, t.programme) AS first_day
+        t.member_id, t.position, t.day, t.value, t.enter_rank, t.keep_rank,
+        min(t.day) OVER (PARTITION BY t.member_id, t.position) AS first_day
     FROM path AS t
-    WHERE EXISTS (SELECT 1 FROM decisions AS f WHERE f.kind = 'freeze' AND f.member_id = t.member_id AND f.programme = t.programme)
+    WHERE EXISTS (SELECT 1 FROM decisions AS f WHERE f.kind = 'freeze' AND f.member_id = t.member_id AND f.position = t.position)
 ) AS p
 LEFT JOIN decisions AS f
-    ON f.kind = 'freeze' AND f.member_id = p.member_id AND f.programme = p.programme AND p.day > p.first_day
+    ON f.kind = 'freeze' AND f.member_id = p.member_id AND f.position = p.position AND p.day > p.first_day
     AND p.day >= f.valid_from AND (f.valid_to IS NULL OR p.day < f.valid_to)
 CROSS JOIN LATERAL (SELECT CASE WHEN f.member_id IS NULL THEN p.day ELSE f.valid_to END AS day) AS x
 WHERE x.day <= (SELECT k.horizon FROM mark AS k)
-ORDER BY p.member_id ASC, p.programme ASC, x.day ASC, p.day DESC;
+ORDER BY p.member_id ASC, p.position ASC, x.day ASC, p.day DESC;
 DELETE FROM path AS p
-WHERE EXISTS (SELECT 1 FROM thawed AS t WHERE t.member_id = p.member_id AND t.programme = p.programme);
-INSERT INTO path (member_id, programme, day, value, enter_rank, keep_rank)
-SELECT t.member_id, t.programme, t.day, t.value, t.enter_rank, t.keep_rank FROM thawed AS t;
-CREATE INDEX ON path (member_id, programme, day) INCLUDE (enter_rank, keep_rank, value);
+WHERE EXISTS (SELECT 1 FROM thawed AS t WHERE t.member_id = p.member_id AND t.position = p.position);
+INSERT INTO path (member_id, position, day, value, enter_rank, keep_rank)
+SELECT t.member_id, t.position, t.day, t.value, t.enter_rank, t.keep_rank FROM thawed AS t;
+CREATE INDEX ON path (member_id, position, day) INCLUDE (enter_rank, keep_rank, value);
 ANALYZE path;
 
 -- The walk: from each tier to the next event, the first of a rise and a fall; nobody is visited twice for a day.
 DROP TABLE IF EXISTS pg_temp.walk;
 CREATE TEMPORARY TABLE walk ON COMMIT DROP AS
-WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date, review_days, grace_days, downgrade) AS (
-    SELECT f.member_id, f.programme, f.day, f.enter_rank, 'first', f.value, NULL::date, p.review_days, p.grace_days, p.downgrade
+WITH RECURSIVE steps (member_id, position, day, rank, kind, value, review_date, review_days, grace_days, downgrade) AS (
+    SELECT f.member_id, f.position, f.day, f.enter_rank, 'first', f.value, NULL::date, p.review_days, p.grace_days, p.downgrade
     FROM (
-        SELECT DISTINCT ON (t.member_id, t.programme) t.member_id, t.programme, t.day, t.enter_rank, t.value
+        SELECT DISTINCT ON (t.member_id, t.position) t.member_id, t.position, t.day, t.enter_rank, t.value
         FROM path AS t
-        ORDER BY t.member_id ASC, t.programme ASC, t.day ASC
+        ORDER BY t.member_id ASC, t.position ASC, t.day ASC
     ) AS f
-    JOIN programmes AS p ON p.programme = f.programme
+    JOIN programmes AS p ON p.position = f.position
     UNION ALL
-    SELECT s.member_id, s.programme, n.day, n.rank, n.kind, n.value, n.review_date, s.review_days, s.grace_days, s.downgrade
+    SELECT s.member_id, s.position, n.day, n.rank, n.kind, n.value, n.review_date, s.review_days, s.grace_days, s.downgrade
     FROM steps AS s
     CROSS JOIN LATERAL (
         SELECT e.day, e.rank, e.kind, e.value, e.review_date
@@ -199,7 +198,7 @@ WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date,
             (
                 SELECT t.day, t.enter_rank AS rank, 'up' AS kind, t.value, NULL::date AS review_date
                 FROM path AS t
-                WHERE t.member_id = s.member_id AND t.programme = s.programme AND t.day > s.day AND t.enter_rank > s.rank
+                WHERE t.member_id = s.member_id AND t.position = s.position AND t.day > s.day AND t.enter_rank > s.rank
                 ORDER BY t.day ASC
                 LIMIT 1
             )
@@ -212,7 +211,7 @@ WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date,
                         WHEN 'one_step' THEN s.rank - 1
                         ELSE (
                             SELECT t.enter_rank FROM path AS t
-                            WHERE t.member_id = s.member_id AND t.programme = s.programme AND t.day <= r.day + s.grace_days
+                            WHERE t.member_id = s.member_id AND t.position = s.position AND t.day <= r.day + s.grace_days
                             ORDER BY t.day DESC LIMIT 1
                         )
                     END,
@@ -225,10 +224,10 @@ WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date,
                         WHERE s.review_days > 0
                         UNION ALL
                         SELECT t.day FROM path AS t
-                        WHERE t.member_id = s.member_id AND t.programme = s.programme AND t.day >= s.day AND s.review_days = 0
+                        WHERE t.member_id = s.member_id AND t.position = s.position AND t.day >= s.day AND s.review_days = 0
                     ) AS g
                     LEFT JOIN decisions AS z
-                        ON z.kind = 'freeze' AND z.member_id = s.member_id AND z.programme = s.programme
+                        ON z.kind = 'freeze' AND z.member_id = s.member_id AND z.position = s.position
                         AND g.day >= z.valid_from AND (z.valid_to IS NULL OR g.day < z.valid_to)
                     WHERE z.member_id IS NULL OR z.valid_to IS NOT NULL
                 ) AS r
@@ -236,13 +235,13 @@ WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date,
                     s.rank > 1 AND r.day + s.grace_days > s.day AND r.day + s.grace_days <= (SELECT k.horizon FROM mark AS k)
                     AND s.rank > (
                         SELECT t.keep_rank FROM path AS t
-                        WHERE t.member_id = s.member_id AND t.programme = s.programme AND t.day <= r.day
+                        WHERE t.member_id = s.member_id AND t.position = s.position AND t.day <= r.day
                         ORDER BY t.day DESC LIMIT 1
                     )
                     AND NOT EXISTS (
                         SELECT 1 FROM path AS t
                         WHERE
-                            t.member_id = s.member_id AND t.programme = s.programme AND t.day > r.day AND t.day <= r.day + s.grace_days
+                            t.member_id = s.member_id AND t.position = s.position AND t.day > r.day AND t.day <= r.day + s.grace_days
                             AND t.keep_rank >= s.rank
                     )
                 ORDER BY r.day ASC
@@ -253,14 +252,14 @@ WITH RECURSIVE steps (member_id, programme, day, rank, kind, value, review_date,
         LIMIT 1
     ) AS n
 )
-SELECT s.member_id, s.programme, s.day, s.rank, s.kind, s.value, s.review_date FROM steps AS s;
+SELECT s.member_id, s.position, s.day, s.rank, s.kind, s.value, s.review_date FROM steps AS s;
 ANALYZE walk;
 
 -- What the measure was on the day somebody fell.
 UPDATE walk AS w SET value = greatest(x.value, 0)
 FROM (
     SELECT
-        f.member_id, f.programme, f.day,
+        f.member_id, f.position, f.day,
         (
             SELECT
                 coalesce(sum(CASE p.measure
@@ -272,15 +271,15 @@ FROM (
             WHERE d.member_id = f.member_id AND d.day <= f.day AND (p.window_days IS NULL OR d.day > f.day - p.window_days)
         ) AS value
     FROM walk AS f
-    JOIN programmes AS p ON p.programme = f.programme
+    JOIN programmes AS p ON p.position = f.position
     WHERE f.kind = 'down'
 ) AS x
-WHERE w.kind = 'down' AND w.member_id = x.member_id AND w.programme = x.programme AND w.day = x.day;
+WHERE w.kind = 'down' AND w.member_id = x.member_id AND w.position = x.position AND w.day = x.day;
 
 DROP TABLE IF EXISTS pg_temp.earned;
 CREATE TEMPORARY TABLE earned ON COMMIT DROP AS
 SELECT
-    w.member_id, w.programme, w.day AS valid_from, w.rank, w.kind, w.value,
+    w.member_id, w.position, w.day AS valid_from, w.rank, w.kind, w.value,
     lead(w.day) OVER o AS valid_to,
     lag(w.rank) OVER o AS previous_rank,
     CASE
@@ -294,54 +293,54 @@ SELECT
         ELSE ' ≥ ' || to_char(p.enter_values[w.rank], p.picture)
     END AS reason
 FROM walk AS w
-JOIN programmes AS p ON p.programme = w.programme
-WINDOW o AS (PARTITION BY w.member_id, w.programme ORDER BY w.day ASC);
+JOIN programmes AS p ON p.position = w.position
+WINDOW o AS (PARTITION BY w.member_id, w.position ORDER BY w.day ASC);
 
 -- A granted tier stands above an earned lower one; when the grant ends, what was earned counts again.
-INSERT INTO earned (member_id, programme, valid_from, rank, kind, value, valid_to, previous_rank, reason)
+INSERT INTO earned (member_id, position, valid_from, rank, kind, value, valid_to, previous_rank, reason)
 WITH
-granted AS (SELECT d.member_id, d.programme, d.rank, d.valid_from, d.valid_to, d.reason, d.grant_id FROM decisions AS d WHERE d.kind = 'grant'),
+granted AS (SELECT d.member_id, d.position, d.rank, d.valid_from, d.valid_to, d.reason, d.grant_id FROM decisions AS d WHERE d.kind = 'grant'),
 edges AS (
-    SELECT g.member_id, g.programme, x.day
+    SELECT g.member_id, g.position, x.day
     FROM granted AS g
     CROSS JOIN LATERAL (VALUES (g.valid_from), (g.valid_to)) AS x (day)
     WHERE x.day <= (SELECT k.horizon FROM mark AS k)
     UNION
-    SELECT e.member_id, e.programme, e.valid_from
+    SELECT e.member_id, e.position, e.valid_from
     FROM earned AS e
-    WHERE EXISTS (SELECT 1 FROM granted AS g WHERE g.member_id = e.member_id AND g.programme = e.programme)
+    WHERE EXISTS (SELECT 1 FROM granted AS g WHERE g.member_id = e.member_id AND g.position = e.position)
 ),
 standing AS (
     SELECT
-        x.member_id, x.programme, x.day, e.rank AS earned_rank, e.kind, e.reason, coalesce(e.value, 0) AS value, e.valid_from AS earned_from,
+        x.member_id, x.position, x.day, e.rank AS earned_rank, e.kind, e.reason, coalesce(e.value, 0) AS value, e.valid_from AS earned_from,
         g.rank AS granted_rank, g.valid_to AS granted_to, g.reason AS grant_reason
     FROM edges AS x
     LEFT JOIN earned AS e
-        ON e.member_id = x.member_id AND e.programme = x.programme AND e.valid_from <= x.day AND (e.valid_to IS NULL OR e.valid_to > x.day)
+        ON e.member_id = x.member_id AND e.position = x.position AND e.valid_from <= x.day AND (e.valid_to IS NULL OR e.valid_to > x.day)
     LEFT JOIN LATERAL (
         SELECT g.rank, g.valid_to, g.reason
         FROM granted AS g
-        WHERE g.member_id = x.member_id AND g.programme = x.programme AND g.valid_from <= x.day AND (g.valid_to IS NULL OR g.valid_to > x.day)
+        WHERE g.member_id = x.member_id AND g.position = x.position AND g.valid_from <= x.day AND (g.valid_to IS NULL OR g.valid_to > x.day)
         ORDER BY g.rank DESC, g.valid_to DESC NULLS FIRST, g.grant_id ASC
         LIMIT 1
     ) AS g ON TRUE
 ),
 placed AS (
     SELECT
-        s.member_id, s.programme, s.day, s.value, s.kind, s.reason, s.earned_from, s.granted_to, s.grant_reason,
+        s.member_id, s.position, s.day, s.value, s.kind, s.reason, s.earned_from, s.granted_to, s.grant_reason,
         nullif(greatest(coalesce(s.earned_rank, 0), coalesce(s.granted_rank, 0)), 0) AS rank,
         coalesce(s.granted_rank, 0) > coalesce(s.earned_rank, 0) AS is_granted
     FROM standing AS s
 ),
 moved AS (
     SELECT
-        p.member_id, p.programme, p.day, p.value, p.kind, p.reason, p.earned_from, p.granted_to, p.grant_reason, p.rank, p.is_granted,
+        p.member_id, p.position, p.day, p.value, p.kind, p.reason, p.earned_from, p.granted_to, p.grant_reason, p.rank, p.is_granted,
         lag(p.rank) OVER o AS previous_rank, lag(p.is_granted) OVER o AS was_granted
     FROM placed AS p
-    WINDOW o AS (PARTITION BY p.member_id, p.programme ORDER BY p.day ASC)
+    WINDOW o AS (PARTITION BY p.member_id, p.position ORDER BY p.day ASC)
 )
 SELECT
-    m.member_id, m.programme, m.day, m.rank,
+    m.member_id, m.position, m.day, m.rank,
     CASE
         WHEN m.is_granted THEN 'grant'
         WHEN m.earned_from = m.day THEN m.kind
@@ -361,24 +360,24 @@ WHERE m.rank IS DISTINCT FROM m.previous_rank;
 DELETE FROM earned AS e
 WHERE
     e.valid_to IS DISTINCT FROM '-infinity'
-    AND EXISTS (SELECT 1 FROM decisions AS d WHERE d.kind = 'grant' AND d.member_id = e.member_id AND d.programme = e.programme);
+    AND EXISTS (SELECT 1 FROM decisions AS d WHERE d.kind = 'grant' AND d.member_id = e.member_id AND d.position = e.position);
 
 UPDATE earned AS e SET valid_to = x.valid_to
 FROM (
     SELECT
-        t.member_id, t.programme, t.valid_from,
-        lead(t.valid_from) OVER (PARTITION BY t.member_id, t.programme ORDER BY t.valid_from ASC) AS valid_to
+        t.member_id, t.position, t.valid_from,
+        lead(t.valid_from) OVER (PARTITION BY t.member_id, t.position ORDER BY t.valid_from ASC) AS valid_to
     FROM earned AS t
-    WHERE EXISTS (SELECT 1 FROM decisions AS d WHERE d.kind = 'grant' AND d.member_id = t.member_id AND d.programme = t.programme)
+    WHERE EXISTS (SELECT 1 FROM decisions AS d WHERE d.kind = 'grant' AND d.member_id = t.member_id AND d.position = t.position)
 ) AS x
-WHERE e.valid_to = '-infinity' AND e.member_id = x.member_id AND e.programme = x.programme AND e.valid_from = x.valid_from;
+WHERE e.valid_to = '-infinity' AND e.member_id = x.member_id AND e.position = x.position AND e.valid_from = x.valid_from;
 DELETE FROM earned AS e WHERE e.rank IS NULL;           -- a grant ended and nothing was earned: no tier, and no row
 
 -- The rows as they shall stand. An open tier says when it is looked at next; inside the grace that is the review that was missed.
 DROP TABLE IF EXISTS pg_temp.told_tiers;
 CREATE TEMPORARY TABLE told_tiers ON COMMIT DROP AS
 SELECT
-    e.member_id, e.programme, e.valid_from, e.valid_to, p.tiers[e.rank] AS tier, p.tiers[e.previous_rank] AS previous_tier, e.kind,
+    e.member_id, p.programme, e.valid_from, e.valid_to, p.tiers[e.rank] AS tier, p.tiers[e.previous_rank] AS previous_tier, e.kind,
     e.value AS measure_value,
     CASE
         WHEN e.valid_to IS NOT NULL OR e.rank = 1 OR e.kind = 'grant' OR coalesce(p.review_days, 0) = 0 THEN NULL::date
@@ -388,13 +387,13 @@ SELECT
                     WHEN x.last_review > e.valid_from
                         AND e.rank > (
                             SELECT t.keep_rank FROM path AS t
-                            WHERE t.member_id = e.member_id AND t.programme = e.programme AND t.day <= x.last_review
+                            WHERE t.member_id = e.member_id AND t.position = e.position AND t.day <= x.last_review
                             ORDER BY t.day DESC LIMIT 1
                         )
                         AND NOT EXISTS (
                             SELECT 1 FROM path AS t
                             WHERE
-                                t.member_id = e.member_id AND t.programme = e.programme AND t.day > x.last_review AND t.keep_rank >= e.rank
+                                t.member_id = e.member_id AND t.position = e.position AND t.day > x.last_review AND t.keep_rank >= e.rank
                         ) THEN x.last_review
                     ELSE x.last_review + p.review_days
                 END
@@ -405,7 +404,7 @@ SELECT
     END AS review_date,
     e.reason
 FROM earned AS e
-JOIN programmes AS p ON p.programme = e.programme;
+JOIN programmes AS p ON p.position = e.position;
 CREATE INDEX ON told_tiers (member_id);
 ANALYZE told_tiers;
 
@@ -436,29 +435,33 @@ WHERE
         SELECT 1 FROM told_tiers AS n WHERE n.member_id = t.member_id AND n.programme = t.programme AND n.valid_from = t.valid_from
     );
 
+UPDATE mart.member_tiers AS m SET
+    valid_to = n.valid_to,
+    tier = n.tier,
+    previous_tier = n.previous_tier,
+    kind = n.kind,
+    measure_value = n.measure_value,
+    review_date = n.review_date,
+    reason = n.reason
+FROM told_tiers AS n
+WHERE
+    m.member_id = n.member_id AND m.programme = n.programme AND m.valid_from = n.valid_from
+    AND (
+        m.valid_to, m.tier, m.previous_tier, m.kind, m.measure_value,
+        m.review_date, m.reason
+    )
+    IS DISTINCT FROM (
+        n.valid_to, n.tier, n.previous_tier, n.kind, n.measure_value, n.review_date,
+        n.reason
+    );
+
 INSERT INTO mart.member_tiers (
     member_id, programme, valid_from, valid_to, tier, previous_tier, kind, measure_value, review_date, reason
 )
 SELECT n.member_id, n.programme, n.valid_from, n.valid_to, n.tier, n.previous_tier, n.kind, n.measure_value, n.review_date, n.reason
 FROM told_tiers AS n
-ORDER BY n.member_id ASC, n.programme ASC, n.valid_from ASC
-ON CONFLICT (member_id, programme, valid_from) DO UPDATE SET
-    valid_to = excluded.valid_to,
-    tier = excluded.tier,
-    previous_tier = excluded.previous_tier,
-    kind = excluded.kind,
-    measure_value = excluded.measure_value,
-    review_date = excluded.review_date,
-    reason = excluded.reason
-WHERE
-    (
-        member_tiers.valid_to, member_tiers.tier, member_tiers.previous_tier, member_tiers.kind, member_tiers.measure_value,
-        member_tiers.review_date, member_tiers.reason
-    )
-    IS DISTINCT FROM (
-        excluded.valid_to, excluded.tier, excluded.previous_tier, excluded.kind, excluded.measure_value, excluded.review_date,
-        excluded.reason
-    );
+WHERE NOT EXISTS (SELECT 1 FROM mart.member_tiers AS m WHERE m.member_id = n.member_id AND m.programme = n.programme AND m.valid_from = n.valid_from)
+ORDER BY n.member_id ASC, n.programme ASC, n.valid_from ASC;
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)
 SELECT 'member_tiers', k.horizon, k.upto_batch_id, k.settings FROM mark AS k

@@ -1,5 +1,5 @@
 -- mart.points_ledger: every movement of a member's points: earned, taken back by a refund, spent, corrected, expired.
--- Grain: one row per member, day, kind and reference (of points earned: the day they were earned; of a use: its id).
+-- Grain: one row per member, day, kind, day the points were earned, and use.
 -- Params: business_date (date).
 -- Reads: core.orders, core.refunds, core.member_identities, core.members, core.point_uses, mart.member_days, mart.member_tiers,
 --   mart.point_rules, mart.tier_rules, mart.tier_programmes, mart.touched_members, mart.marks, mart.points_ledger
@@ -34,6 +34,11 @@ SELECT
     q.programme, q.points_per_unit, coalesce(q.expire_days, 100000) AS expire_days,
     CASE q.rounding WHEN 'floor' THEN 0 WHEN 'half_up' THEN 0.5 ELSE 0.9999999999 END AS lift
 FROM mart.point_rules AS q;
+
+DROP TABLE IF EXISTS pg_temp.multipliers;
+CREATE TEMPORARY TABLE multipliers ON COMMIT DROP AS
+SELECT t.tier, t.points_multiplier FROM mart.tier_rules AS t JOIN rules AS r ON r.programme = t.programme;
+ANALYZE multipliers;
 
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
@@ -81,18 +86,34 @@ FROM (
 CREATE UNIQUE INDEX ON scope (member_id);
 ANALYZE scope;
 
--- What a day's value is worth, and what is left of it after each refund: the difference is what the refund takes back.
+-- What a day's value is worth, and what had come in by then.
 DROP TABLE IF EXISTS pg_temp.lots;
 CREATE TEMPORARY TABLE lots ON COMMIT DROP AS
-SELECT d.member_id, d.day, d.gross_amount, r.points_per_unit * coalesce(q.points_multiplier, 1) AS factor, r.lift, r.expire_days
-FROM scope AS s
-JOIN mart.member_days AS d ON d.member_id = s.member_id AND d.order_count > 0
-CROSS JOIN rules AS r
-LEFT JOIN mart.member_tiers AS t
-    ON t.member_id = d.member_id AND t.programme = r.programme AND t.valid_from <= d.day AND (t.valid_to IS NULL OR t.valid_to > d.day)
-LEFT JOIN mart.tier_rules AS q ON q.programme = t.programme AND q.tier = t.tier
-ORDER BY d.member_id ASC, d.day ASC;
+SELECT
+    x.member_id, x.day, x.gross_amount, x.factor, x.lift, x.expire_days, x.points,
+    (sum(x.points) OVER (PARTITION BY x.member_id ORDER BY x.day ASC ROWS UNBOUNDED PRECEDING))::bigint AS came_in
+FROM (
+    SELECT d.member_id, d.day, d.gross_amount, f.factor, r.lift, r.expire_days, floor(d.gross_amount * f.factor + r.lift)::bigint AS points
+    FROM scope AS s
+    JOIN mart.member_days AS d ON d.member_id = s.member_id AND d.order_count > 0
+    CROSS JOIN rules AS r
+    LEFT JOIN mart.member_tiers AS t
+        ON t.member_id = d.member_id AND t.programme = r.programme AND t.valid_from <= d.day AND (t.valid_to IS NULL OR t.valid_to > d.day)
+    LEFT JOIN multipliers AS q ON q.tier = t.tier
+    CROSS JOIN LATERAL (SELECT r.points_per_unit * coalesce(q.points_multiplier, 1) AS factor) AS f
+) AS x;
 ANALYZE lots;
+
+-- What a person gave or took by hand, and what was spent.
+DROP TABLE IF EXISTS pg_temp.uses;
+CREATE TEMPORARY TABLE uses ON COMMIT DROP AS
+SELECT s.member_id, u.used_at::date AS day, u.kind, u.use_id, CASE u.kind WHEN 'redeem' THEN -u.points ELSE u.points END AS points
+FROM core.point_uses AS u
+JOIN core.members AS m ON m.member_id = u.member_id
+JOIN scope AS s ON s.member_id = coalesce(m.absorbed_by, m.member_id)
+WHERE u.used_at < ((SELECT k.horizon FROM mark AS k) + 1)::timestamptz;
+CREATE INDEX ON uses (member_id, day);
+ANALYZE uses;
 
 DROP TABLE IF EXISTS pg_temp.returns;
 CREATE TEMPORARY TABLE returns ON COMMIT DROP AS
@@ -134,20 +155,10 @@ ANALYZE returns;
 DROP TABLE IF EXISTS pg_temp.ledger;
 CREATE TEMPORARY TABLE ledger ON COMMIT DROP AS
 WITH
-incoming AS (
-    SELECT l.member_id, l.day, 'earn' AS kind, l.day::text AS reference, floor(l.gross_amount * l.factor + l.lift) AS points, l.expire_days
-    FROM lots AS l
-    UNION ALL
-    SELECT s.member_id, u.used_at::date, u.kind, u.use_id, u.points, r.expire_days
-    FROM core.point_uses AS u
-    JOIN core.members AS m ON m.member_id = u.member_id
-    JOIN scope AS s ON s.member_id = coalesce(m.absorbed_by, m.member_id)
-    CROSS JOIN rules AS r
-    WHERE u.kind = 'adjust' AND u.points > 0 AND u.used_at < ((SELECT k.horizon FROM mark AS k) + 1)::timestamptz
-),
-outgoing AS (
+returned AS (
+    -- what is left of a day's value after each refund: the difference in points is what the refund takes back
     SELECT
-        b.member_id, b.day, 'reverse' AS kind, b.paid_day::text AS reference,
+        b.member_id, b.day, b.paid_day,
         floor(greatest(b.gross_amount - b.before_amount, 0) * b.factor + b.lift)
         - floor(greatest(b.gross_amount - b.before_amount - b.refund_amount, 0) * b.factor + b.lift) AS points
     FROM (
@@ -159,55 +170,56 @@ outgoing AS (
         FROM returns AS t
         JOIN lots AS l ON l.member_id = t.member_id AND l.day = t.paid_day
     ) AS b
-    UNION ALL
-    SELECT s.member_id, u.used_at::date, u.kind, u.use_id, abs(u.points)
-    FROM core.point_uses AS u
-    JOIN core.members AS m ON m.member_id = u.member_id
-    JOIN scope AS s ON s.member_id = coalesce(m.absorbed_by, m.member_id)
-    WHERE (u.kind = 'redeem' OR u.points < 0) AND u.used_at < ((SELECT k.horizon FROM mark AS k) + 1)::timestamptz
-),
-ends AS (
-    -- when a day's points end, everything that had come in by then is gone
-    SELECT e.member_id, e.day + e.expire_days AS day, 'expire' AS kind, e.day::text AS reference, e.came_in
-    FROM (
-        SELECT
-            i.member_id, i.day, i.expire_days, sum(sum(i.points)) OVER (PARTITION BY i.member_id ORDER BY i.day ASC) AS came_in
-        FROM incoming AS i
-        GROUP BY i.member_id, i.day, i.expire_days
-    ) AS e
-    WHERE e.day <= (SELECT k.horizon FROM mark AS k) - e.expire_days
 ),
 movements AS (
-    SELECT i.member_id, i.day, 2 AS place, i.kind, i.reference, i.points AS comes, 0::numeric AS goes, 0::numeric AS floor FROM incoming AS i
+    SELECT l.member_id, l.day, 2 AS place, 'earn' AS kind, l.day AS lot_day, '' AS use_id, l.points AS comes, 0::bigint AS goes, 0::bigint AS floor
+    FROM lots AS l
     UNION ALL
-    SELECT o.member_id, o.day, CASE o.kind WHEN 'reverse' THEN 3 ELSE 4 END, o.kind, o.reference, 0, o.points, 0 FROM outgoing AS o
+    SELECT r.member_id, r.day, 3, 'reverse', r.paid_day, '', 0, r.points::bigint, 0 FROM returned AS r
     UNION ALL
-    SELECT e.member_id, e.day, 1, e.kind, e.reference, 0, 0, e.came_in FROM ends AS e
+    SELECT u.member_id, u.day, CASE WHEN u.points > 0 THEN 2 ELSE 4 END, u.kind, u.day, u.use_id, greatest(u.points, 0), greatest(-u.points, 0), 0
+    FROM uses AS u
+    UNION ALL
+    -- when a day's points end, everything that had come in by then is gone
+    SELECT
+        l.member_id, l.day + l.expire_days, 1, 'expire', l.day, '', 0, 0,
+        l.came_in + coalesce((SELECT sum(u.points) FROM uses AS u WHERE u.member_id = l.member_id AND u.day <= l.day AND u.points > 0), 0)::bigint
+    FROM lots AS l
+    WHERE l.day <= (SELECT k.horizon FROM mark AS k) - l.expire_days
+    UNION ALL
+    SELECT
+        u.member_id, u.day + r.expire_days, 1, 'expire', u.day, u.use_id, 0, 0,
+        coalesce((SELECT max(l.came_in) FROM lots AS l WHERE l.member_id = u.member_id AND l.day <= u.day), 0)
+        + (SELECT sum(v.points) FROM uses AS v WHERE v.member_id = u.member_id AND v.day <= u.day AND v.points > 0)::bigint
+    FROM uses AS u
+    CROSS JOIN rules AS r
+    WHERE u.points > 0 AND u.day <= (SELECT k.horizon FROM mark AS k) - r.expire_days
 ),
 summed AS (
     SELECT
-        m.member_id, m.day, m.place, m.kind, m.reference, m.comes, m.goes, m.floor,
-        sum(m.comes) OVER (PARTITION BY m.member_id ORDER BY m.day ASC, m.place ASC, m.reference ASC ROWS UNBOUNDED PRECEDING) AS came_in
+        m.member_id, m.day, m.place, m.kind, m.lot_day, m.use_id, m.comes, m.goes, m.floor,
+        (sum(m.comes) OVER (PARTITION BY m.member_id ORDER BY m.day ASC, m.place ASC, m.lot_day ASC, m.use_id ASC ROWS UNBOUNDED PRECEDING))::bigint
+            AS came_in
     FROM movements AS m
 ),
 gone AS (
     SELECT
-        s.member_id, s.day, s.place, s.kind, s.reference, s.comes,
+        s.member_id, s.day, s.place, s.kind, s.lot_day, s.use_id, s.comes,
         mart.running_points_gone(s.goes, s.floor, s.came_in) OVER (
-            PARTITION BY s.member_id ORDER BY s.day ASC, s.place ASC, s.reference ASC ROWS UNBOUNDED PRECEDING
+            PARTITION BY s.member_id ORDER BY s.day ASC, s.place ASC, s.lot_day ASC, s.use_id ASC ROWS UNBOUNDED PRECEDING
         ) AS gone
     FROM summed AS s
 ),
 entries AS (
     SELECT
-        g.member_id, g.day, g.kind, g.reference,
-        g.comes - g.gone + lag(g.gone, 1, 0::numeric) OVER (PARTITION BY g.member_id ORDER BY g.day ASC, g.place ASC, g.reference ASC) AS points
+        g.member_id, g.day, g.kind, g.lot_day, g.use_id,
+        g.comes - g.gone + lag(g.gone, 1, 0::bigint) OVER (PARTITION BY g.member_id ORDER BY g.day ASC, g.place ASC, g.lot_day ASC, g.use_id ASC) AS points
     FROM gone AS g
 )
-SELECT e.member_id, e.day, e.kind, e.reference, e.points::bigint AS points
+SELECT e.member_id, e.day, e.kind, e.lot_day, e.use_id, e.points
 FROM entries AS e
 WHERE e.points <> 0;
-CREATE INDEX ON ledger (member_id, day, kind, reference);
+CREATE INDEX ON ledger (member_id, day, kind, lot_day, use_id);
 ANALYZE ledger;
 
 DELETE FROM mart.points_ledger AS l
@@ -216,16 +228,16 @@ WHERE
     l.member_id = s.member_id
     AND NOT EXISTS (
         SELECT 1 FROM ledger AS n
-        WHERE n.member_id = l.member_id AND n.day = l.day AND n.kind = l.kind AND n.reference = l.reference AND n.points = l.points
+        WHERE n.member_id = l.member_id AND n.day = l.day AND n.kind = l.kind AND n.lot_day = l.lot_day AND n.use_id = l.use_id AND n.points = l.points
     );
 
-INSERT INTO mart.points_ledger (member_id, day, kind, reference, points)
-SELECT n.member_id, n.day, n.kind, n.reference, n.points
+INSERT INTO mart.points_ledger (member_id, day, kind, lot_day, use_id, points)
+SELECT n.member_id, n.day, n.kind, n.lot_day, n.use_id, n.points
 FROM ledger AS n
 WHERE
     NOT EXISTS (
         SELECT 1 FROM mart.points_ledger AS l
-        WHERE l.member_id = n.member_id AND l.day = n.day AND l.kind = n.kind AND l.reference = n.reference
+        WHERE l.member_id = n.member_id AND l.day = n.day AND l.kind = n.kind AND l.lot_day = n.lot_day AND l.use_id = n.use_id
     );
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)

@@ -268,7 +268,6 @@ CREATE TABLE mart.member_tiers (
     reason text NOT NULL,                            -- in words: "365-day spend 5,210.00 ≥ 5,000.00"
     PRIMARY KEY (member_id, programme, valid_from)
 );
-CREATE INDEX ON mart.member_tiers (programme, tier) WHERE valid_to IS NULL;
 CREATE INDEX ON mart.member_tiers (review_date) WHERE valid_to IS NULL;
 CREATE INDEX ON mart.member_tiers (valid_from);
 
@@ -281,21 +280,21 @@ CREATE TABLE mart.point_rules (
     point_amount numeric NOT NULL DEFAULT 0          -- what a point costs us when it is spent
 );
 -- Points that are gone, as a running figure: used adds up, an expiry lifts to what was earned by then, never more than came in.
-CREATE FUNCTION mart.points_gone(gone numeric, used numeric, floor numeric, ceiling numeric) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION mart.points_gone(gone bigint, used bigint, floor bigint, ceiling bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN least(greatest(gone + used, floor), ceiling);
 END $$;
-CREATE AGGREGATE mart.running_points_gone(used numeric, floor numeric, ceiling numeric) (SFUNC = mart.points_gone, STYPE = numeric, INITCOND = '0');
+CREATE AGGREGATE mart.running_points_gone(used bigint, floor bigint, ceiling bigint) (SFUNC = mart.points_gone, STYPE = bigint, INITCOND = '0');
 -- Every movement of points. Balance = sum of the ledger, at any date, and never below zero.
 CREATE TABLE mart.points_ledger (
     member_id bigint NOT NULL,
     day date NOT NULL,
     kind text NOT NULL CHECK (kind IN ('earn', 'reverse', 'redeem', 'adjust', 'expire')),
-    reference text NOT NULL,                         -- earn, reverse, expire: the day the points were earned; redeem, adjust: the use
+    lot_day date NOT NULL,                           -- the day the points were earned; of a use, the day of the use
+    use_id text NOT NULL DEFAULT '',                 -- core.point_uses, of redeem and adjust
     points bigint NOT NULL CHECK (points <> 0),      -- positive: comes in; negative: goes out
-    PRIMARY KEY (member_id, day, kind, reference)
+    PRIMARY KEY (member_id, day, kind, lot_day, use_id)
 );
-CREATE INDEX ON mart.points_ledger (day);
 
 -- RFM as history: one row per member and stretch of days in which nothing about it moved.
 DROP TABLE mart.member_rfm;
@@ -326,7 +325,6 @@ CREATE TABLE mart.member_stages (
     reason text NOT NULL,
     PRIMARY KEY (member_id, valid_from)
 );
-CREATE INDEX ON mart.member_stages (stage) WHERE valid_to IS NULL;
 CREATE INDEX ON mart.member_stages (valid_from);
 
 -- How many members went from which state to which in a month.
