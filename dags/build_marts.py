@@ -18,6 +18,7 @@ from typing import Any
 
 from airflow.sdk import chain, dag, task
 
+from nightmarket.mart_graph import MART_GRAPH
 from nightmarket.orchestration.assets import MART_NIGHT, RECEIPTS, source_asset
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import business_date_param
@@ -61,6 +62,14 @@ def night_parameters(business_date: str, **context: Any) -> dict[str, Any]:
 
 
 @task
+def predict_values(business_date: str) -> str:
+    """Expected orders and value per member: a model of its own week by week, predictions night by night."""
+    from nightmarket.predictions import predict_values
+
+    return str(predict_values(business_date))
+
+
+@task
 def gate(name: str, business_date: str, **context: Any) -> str:
     """Every check of a layer; a failed one of severity `fail` ends the night here."""
     from datetime import date
@@ -94,18 +103,15 @@ def build_marts():
     core_gate = gate.override(task_id="core_gate")("core", day)
     mart_gate = gate.override(task_id="mart_gate")("mart", day)
 
-    def mart(table: str) -> Any:
-        return sql_task(f"mart/{table}/load.sql", parameters)
-
-    member_days, member_rfm, member_tiers = mart("member_days"), mart("member_rfm"), mart("member_tiers")
-    funnels, results = mart("campaign_funnels"), mart("campaign_results")
-    shop, fulfilment, reviews = mart("shop_kpis_daily"), mart("fulfilment_kpis_daily"), mart("review_kpis_daily")
-
-    chain(sync_config(), sources_complete(day), members, core_gate)
-    core_gate >> [member_days, shop, fulfilment, reviews, funnels]
-    member_days >> [member_rfm, member_tiers]
-    funnels >> results
-    chain([member_rfm, member_tiers, shop, fulfilment, reviews, results], mart_gate, publish(day))
+    mart = {table: sql_task(f"mart/{table}/load.sql", parameters) for table in MART_GRAPH}
+    chain(sync_config(), sources_complete(day), members, core_gate, mart["touched_members"], mart["touched_facts"])
+    for table, reads in MART_GRAPH.items():
+        for read in reads:
+            mart[read] >> mart[table]
+    predictions = predict_values(day)
+    mart["member_days"] >> predictions
+    leaves = [mart[table] for table in MART_GRAPH if not any(table in reads for reads in MART_GRAPH.values())]
+    chain([*leaves, predictions], mart_gate, publish(day))
 
 
 build_marts()

@@ -15,43 +15,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from nightmarket.categories import sync_categories
 from nightmarket.kpis import KpiDefinition, kpi_mistakes, sync_kpis
+from nightmarket.mart_graph import MART_GRAPH
 from nightmarket.settings import StrictModel, get_settings, load_yaml
 from nightmarket.tiers import load_tiers, sync_tiers
 from nightmarket.warehouse import Row, run_sql
 
-# In this order: a table reads core and the tables before it, never one behind it.
-MART_TABLES = (
-    "touched_members",
-    "touched_facts",
-    "product_days",
-    "products",
-    "member_days",
-    "member_tiers",
-    "points_ledger",
-    "member_rfm",
-    "member_stages",
-    "member_facts",
-    "stage_transitions",
-    "buyer_firsts",
-    "buyer_periods",
-    "shop_kpis_daily",
-    "fulfilment_kpis_daily",
-    "review_kpis_daily",
-    "service_kpis_daily",
-    "content_kpis",
-    "social_kpis_daily",
-    "channel_kpis_daily",
-    "kpi_values",
-    "kpi_signals",
-    "campaign_funnels",
-    "campaign_results",
-    "product_roles",
-    "product_pairs",
-    "order_attributions",
-    "attribution_by_run",
-    "store_paths",
-    "asset_cube_daily",
-)
+MART_TABLES = tuple(MART_GRAPH)  # in an order in which every table comes after those it reads
 MODEL_TABLES = ("prediction_fits", "member_predictions")  # computed by nightmarket.predictions, after member_days
 
 

@@ -16,7 +16,11 @@ from nightmarket.warehouse import split_statements
 
 SQL = Path(__file__).resolve().parents[2] / "include" / "sql"
 # Marks and refusals: every mapping has rows of its own in them, named by its target. People: a lock puts the writers in order.
-BOOKKEEPING = {"raw.mappings", "raw.rejects", "core.identities", "core.identity_links", "core.profiles"}
+# Marks of marts and what they found moved: every mart has rows of its own in them.
+BOOKKEEPING = {
+    "raw.mappings", "raw.rejects", "core.identities", "core.identity_links", "core.profiles", "mart.marks", "mart.restatements",
+    "mart.moved_days",
+}  # fmt: skip
 WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
 
 
