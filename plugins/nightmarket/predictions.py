@@ -19,7 +19,7 @@ import numpy as np
 import psycopg
 from psycopg.rows import tuple_row
 from scipy.optimize import OptimizeResult, minimize
-from scipy.special import gammaln, hyp2f1, psi
+from scipy.special import expit, gammaln, hyp2f1, psi
 
 from nightmarket.marts import PredictionSettings, load_kpis
 from nightmarket.warehouse import Row, connect, copy_lines, read_sql, split_statements
@@ -27,7 +27,10 @@ from nightmarket.warehouse import Row, connect, copy_lines, read_sql, split_stat
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 WEEK = 7.0  # days
-LIMIT = 9.2  # a parameter is searched between 1e-4 and 1e4
+# Where parameters are searched, as logarithms. Beyond 100 the members are all alike for every use, and the formulas lose digits.
+SMALL, ALIKE, LARGE = np.log([1e-4, 100, 1e4])
+FREQUENCY_BOUNDS = [(SMALL, ALIKE), (SMALL, LARGE), (SMALL, ALIKE), (SMALL, LARGE)]
+VALUE_BOUNDS = [(SMALL, LARGE)] * 3
 PIECE = 50_000  # members in memory as rows at one time
 MIN_TRIAL_DAYS = 28  # a trial over less says nothing
 
@@ -49,9 +52,10 @@ class Frequency:
     def alive_probability(self, repeats: Numbers, recency: Numbers, age: Numbers) -> Numbers:
         """That a member with `repeats` purchases after the first, the last one `recency` weeks after it, still buys now,
         `age` weeks after it. Nobody can have stopped who has not come back: the model's own simplification."""
-        gone = (self.r + repeats) * (np.log(self.alpha + age) - np.log(self.alpha + recency))
-        odds = np.where(repeats > 0, self.a / np.where(repeats > 0, self.b + repeats - 1, 1) * np.exp(gone), 0)
-        return 1 / (1 + odds)
+        came_back = repeats > 0
+        silence = (self.r + repeats) * (np.log(self.alpha + age) - np.log(self.alpha + recency))
+        log_odds = np.log(self.a) - np.log(np.where(came_back, self.b + repeats - 1, 1)) + silence
+        return np.where(came_back, expit(-log_odds), 1.0)
 
     def expected_purchases(self, repeats: Numbers, recency: Numbers, age: Numbers, weeks: float) -> Numbers:
         """How often a member buys in the next `weeks` weeks (equation 10 of the paper).
@@ -59,11 +63,30 @@ class Frequency:
         Its hypergeometric function grows beyond all numbers for who bought hundreds of times; after Euler's transformation
         it stays near 1, and the powers beside it cancel.
         """
-        a = self.a if abs(self.a - 1) > 1e-6 else 1 + 1e-6  # there the formula is 0 / 0, and smooth
+        a = _off(self.a, 1)  # where the formula is 0 / 0, and smooth
+        total = _off(a + self.b + repeats, 1)
         z = weeks / (self.alpha + age + weeks)
-        rest = (1 - z) ** (a - 1) * hyp2f1(a + self.b - 1 - self.r, a - 1, a + self.b + repeats - 1, z)
-        number = (a + self.b + repeats - 1) / (a - 1) * (1 - rest)
+        rest = (1 - z) ** (a - 1) * _hypergeometric(total - 1 - self.r - repeats, a - 1, total - 1, z)
+        number = (total - 1) / (a - 1) * (1 - rest)
         return np.maximum(number * self.alive_probability(repeats, recency, age), 0)
+
+
+def _off(value: Any, pole: float) -> Any:
+    """`value`, or the nearest one a millionth away from `pole`."""
+    return np.where(np.abs(value - pole) < 1e-6, pole + 1e-6, value)
+
+
+def _hypergeometric(a: Any, b: Any, c: Any, z: Any) -> Any:
+    """2F1 by scipy; where that gives up, which is for large c and z near 1, the series has few terms that count."""
+    value = hyp2f1(a, b, c, z)
+    lost = ~np.isfinite(value)
+    if lost.any():
+        term = total = np.where(lost, 1.0, 0.0)
+        for n in range(500):
+            term = term * ((a + n) * (b + n) / ((c + n) * (n + 1)) * z)
+            total = total + term
+        value = np.where(lost, total, value)
+    return value
 
 
 def frequency_log_likelihood(
@@ -109,10 +132,14 @@ def fit_frequency(repeats: Numbers, recency: Numbers, age: Numbers) -> tuple[Fre
     starts = np.flatnonzero(np.append(True, (np.diff(columns) != 0).any(axis=0)))
     members = np.diff(starts, append=len(repeats)).astype(float)
     found = _maximise(
-        frequency_log_likelihood, np.array([0.0, 1.0, 0.0, 1.0]), (*columns[:, starts], members), len(repeats)
+        frequency_log_likelihood,
+        np.array([0.0, 1.0, 0.0, 1.0]),
+        FREQUENCY_BOUNDS,
+        (*columns[:, starts], members),
+        len(repeats),
     )
-    # no a, or a and b without end, say that nobody stops or that all stop alike: that is a model; r and alpha without end are none
-    if np.abs(found.x[:2]).max() >= LIMIT:
+    # at the other limits members are all alike, or nobody stops: those are models
+    if found.x[0] <= SMALL:
         raise NoFitError("the members' rhythms do not spread like a gamma distribution")
     return Frequency(*_rounded(np.exp(found.x))), -float(found.fun) * len(repeats)
 
@@ -157,25 +184,28 @@ def fit_value(repeats: Numbers, mean_amount: Numbers) -> tuple[Value, float]:
     order = np.lexsort((mean_amount, repeats))  # sums of floating-point numbers depend on the order
     unit = float(np.median(mean_amount))  # the search is better behaved near 1
     repeats, scaled = repeats[order], mean_amount[order] / unit
-    found = _maximise(value_log_likelihood, np.array([0.0, 1.0, 0.0]), (repeats, scaled), len(repeats))
+    found = _maximise(value_log_likelihood, np.array([0.0, 1.0, 0.0]), VALUE_BOUNDS, (repeats, scaled), len(repeats))
     p, q, gamma = np.exp(found.x)
-    if np.abs(found.x).max() >= LIMIT or q <= 1:
+    if q <= 1:
         raise NoFitError("the members' amounts spread too widely to have a mean")
     return Value(*_rounded(np.array([p, q, gamma * unit]))), -float(found.fun) * len(repeats) - len(repeats) * float(
         np.log(unit)
     )
 
 
-def _maximise(likelihood: Any, start: Numbers, data: tuple[Numbers, ...], size: int) -> OptimizeResult:
+def _maximise(
+    likelihood: Any, start: Numbers, bounds: list[tuple[float, float]], data: tuple[Numbers, ...], size: int
+) -> OptimizeResult:
     def loss(logs: Numbers) -> tuple[float, Numbers]:
         value, slope = likelihood(logs, *data)
         return -value / size, -slope / size
 
     found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[(-LIMIT, LIMIT)] * len(start),
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": 1000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-8},
     )  # fmt: skip
-    if not np.isfinite(found.fun) or np.abs(found.jac[np.abs(found.x) < LIMIT]).max(initial=0) > 1e-3:
+    inside = [low < x < high for x, (low, high) in zip(found.x, bounds, strict=True)]
+    if not np.isfinite(found.fun) or np.abs(found.jac[inside]).max(initial=0) > 1e-3:
         raise NoFitError(f"the search for the parameters does not end: {found.message}")
     return found
 
@@ -265,7 +295,7 @@ def fit_week(connection: psycopg.Connection[Row], model_date: date, settings: Pr
             f"a model that had seen the days up to {row['holdout_from']} expected {row['holdout_expected_count']:,.0f} order days"
             f" after them, there were {row['holdout_actual_count']:,} ({error_rate:+.1%})"
         )
-        if abs(error_rate) > settings.max_error_rate:
+        if not abs(error_rate) <= settings.max_error_rate:
             return row | {
                 "reason": "; ".join([*words, f"more than {settings.max_error_rate:.0%} off: nothing is predicted"])
             }

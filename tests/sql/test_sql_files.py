@@ -9,19 +9,20 @@ import yaml
 from lineage import header, header_reads, parameters_of, sql_lineage
 from test_cases import CASES, SQL
 
-from nightmarket.marts import MART_TABLES, load_path, mart_parameters
+from nightmarket.marts import MART_TABLES, MODEL_TABLES, load_path, mart_parameters
 from nightmarket.quality import GATES, TableDoc, load_sql_checks, load_tables
 from nightmarket.warehouse import Row
 
 READABLE = {  # folder -> schemas its files may read: nothing reads to its right (docs/architecture.md)
     "core": {"raw", "core"},
     "mart": {"core", "mart"},
+    "predictions": {"core", "mart"},
     "segments": {"core", "mart"},
     "checks/core": {"raw", "core"},
     "checks/mart": {"core", "mart"},
 }
 FILES = sorted(path for folder in READABLE for path in (SQL / folder).rglob("*.sql"))
-OURS = sorted(path for folder in ("mart", "segments", "checks") for path in (SQL / folder).rglob("*.sql"))
+OURS = sorted(path for folder in ("mart", "predictions", "segments", "checks") for path in (SQL / folder).rglob("*.sql"))
 
 
 def place(path: Path) -> str:
@@ -49,7 +50,7 @@ def test_nothing_reads_to_its_right(path: Path) -> None:
     folder = next(folder for folder in READABLE if place(path).startswith(folder + "/"))
     reads, writes = sql_lineage(path)
     assert {table.split(".")[0] for table in reads} <= READABLE[folder]
-    if folder in ("segments", "checks/core", "checks/mart"):
+    if folder in ("predictions", "segments", "checks/core", "checks/mart"):
         assert writes == set()
 
 
@@ -99,8 +100,8 @@ def test_every_table_of_mart_is_computed_and_described(warehouse: psycopg.Connec
         row["table_name"]
         for row in warehouse.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'mart'")
     }
-    assert stored == set(MART_TABLES) | {"tier_rules"}
-    assert {doc.table for doc in load_tables("mart")} == {f"mart.{table}" for table in MART_TABLES}
+    assert stored == set(MART_TABLES) | set(MODEL_TABLES) | {"tier_rules"}
+    assert {doc.table for doc in load_tables("mart")} == {f"mart.{table}" for table in (*MART_TABLES, *MODEL_TABLES)}
 
 
 def documents() -> list[TableDoc]:
