@@ -7,18 +7,32 @@ file behind "== write ==", and give the same groups and ids. docs/decisions/0061
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import islice
 
 import psycopg
+from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
 
 from nightmarket import dates, warehouse
-from nightmarket.warehouse import Row, connect, copy_rows, run_sql
+from nightmarket.warehouse import Row, connect, run_sql
 
 FILE = "core/members/members.sql"
-FIND, WRITE = "== find ==", "== write =="  # where its parts begin
+HUBS, FIND, WRITE = "== hubs ==", "== find ==", "== write =="  # where its parts begin
+BATCH = 20_000
+HEADS = """
+    UPDATE core.members AS m SET head_id = h.head_id
+    FROM (
+        SELECT mi.member_id, min(mi.identity_id) AS head_id
+        FROM core.members AS k
+        JOIN core.member_identities AS mi ON mi.member_id = k.member_id
+        WHERE k.head_id IS NULL AND NOT EXISTS (SELECT FROM core.members AS o WHERE o.head_id = mi.identity_id)
+        GROUP BY mi.member_id
+    ) AS h
+    WHERE h.member_id = m.member_id
+"""  # members made by hand have none yet
 
 
 @dataclass(frozen=True)
@@ -34,41 +48,41 @@ class Rebuilt:
 def rebuild(connection: psycopg.Connection[Row], as_of_at: datetime | None = None) -> Rebuilt:
     """Solve all identities again from all evidence, in the caller's transaction; write only what differs.
 
-    Memory: twelve bytes per identity (sixteen above two billion), and sixteen more per identity that moves.
+    Mappings that bring new people wait meanwhile. Memory: twelve bytes per identity (sixteen above two billion), and sixteen more
+    per identity that moves.
     """
     parameters = {"as_of_at": as_of_at or dates.now()}
-    take, _, write = _parts()
-    connection.execute("UPDATE core.identity_rules SET counted_max_sharers = NULL")  # count every hub again
-    _run(connection, take, parameters)
-    connection.execute(
-        """
-        UPDATE core.members AS m SET head_id = h.head_id
-        FROM (
-            SELECT mi.member_id, min(mi.identity_id) AS head_id
-            FROM core.members AS k
-            JOIN core.member_identities AS mi ON mi.member_id = k.member_id
-            WHERE k.head_id IS NULL AND NOT EXISTS (SELECT FROM core.members AS o WHERE o.head_id = mi.identity_id)
-            GROUP BY mi.member_id
-        ) AS h
-        WHERE h.member_id = m.member_id
-        """
-    )
-    forest = _Forest(_one(connection, "SELECT coalesce(max(identity_id), 0) FROM core.identities"))
+    hubs, write = _part(HUBS, FIND), _part(WRITE)
+    for statement in (
+        "SELECT pg_advisory_xact_lock(hashtextextended('core.members', 0))",
+        "LOCK TABLE core.identity_changes IN ACCESS EXCLUSIVE MODE",
+        "CREATE TEMPORARY TABLE changed ON COMMIT DROP AS SELECT DISTINCT c.identity_id, NULL::bigint AS other_id"
+        " FROM core.identity_changes AS c JOIN core.member_identities AS mi ON mi.identity_id = c.identity_id"
+        " WHERE c.other_id IS NULL",  # seen earlier than thought; all else that waits is part of everything
+        "TRUNCATE core.identity_changes",
+        "UPDATE core.identity_rules SET counted_max_sharers = NULL",  # count every hub again
+        *hubs,
+        HEADS,
+        "SET LOCAL cursor_tuple_fraction = 1",
+    ):
+        connection.execute(statement, parameters)  # type: ignore[arg-type]
+
+    forest = _Forest(next(_rows(connection, "SELECT coalesce(max(identity_id), 0), 0 FROM core.identities"))[0])
+    root_of = forest.root
     links = 0
-    for a, b in _numbers(connection, "SELECT identity_a, identity_b FROM core.valid_links"):
+    for a, b in _rows(connection, "SELECT identity_a, identity_b FROM core.valid_links"):
         forest.join(a, b)
         links += 1
 
     members = array("q", bytes(8 * len(forest.parent)))  # by root; 0: none yet
-    root_of = forest.root
-    for head, member in _numbers(connection, "SELECT head_id, member_id FROM core.members WHERE head_id IS NOT NULL"):
+    for head, member in _rows(connection, "SELECT head_id, member_id FROM core.members WHERE head_id IS NOT NULL"):
         root = root_of(head)
         if not members[root] or member < members[root]:
             members[root] = member
 
     identities = 0
     heads, moved, former = array("q"), array("q"), array("q")
-    for identity, member in _numbers(
+    for identity, member in _rows(
         connection,
         "SELECT i.identity_id, coalesce(mi.member_id, 0) FROM core.identities AS i"
         " LEFT JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id ORDER BY i.identity_id",
@@ -81,24 +95,26 @@ def rebuild(connection: psycopg.Connection[Row], as_of_at: datetime | None = Non
         if members[root] != member:
             moved.append(identity)
             former.append(member)
-    sequence = "pg_get_serial_sequence('core.members', 'member_id')"
-    new = _numbers(connection, f"SELECT nextval({sequence}), 0 FROM generate_series(1, {len(heads)})")
+    sequence = "(SELECT pg_get_serial_sequence('core.members', 'member_id')::regclass)"
+    new = _rows(connection, f"SELECT nextval({sequence}), 0 FROM generate_series(1, {len(heads)})")
     born = array("q", (member for member, _ in new))
     for head, member in zip(heads, born, strict=True):
         members[root_of(head)] = member
 
-    connection.execute("CREATE TEMPORARY TABLE births (member_id bigint NOT NULL, head_id bigint NOT NULL) ON COMMIT DROP")
+    connection.execute(
+        "CREATE TEMPORARY TABLE births (member_id bigint NOT NULL, head_id bigint NOT NULL) ON COMMIT DROP"
+    )
     connection.execute(
         "CREATE TEMPORARY TABLE moves (identity_id bigint NOT NULL, former_id bigint, member_id bigint NOT NULL) ON COMMIT DROP"
     )
-    copy_rows(connection, "births", ("member_id", "head_id"), zip(born, heads, strict=True))
-    copy_rows(
+    _copy(connection, "births", (f"{member}\t{head}" for member, head in zip(born, heads, strict=True)))
+    _copy(
         connection,
         "moves",
-        ("identity_id", "former_id", "member_id"),
-        ((identity, was or None, members[root_of(identity)]) for identity, was in zip(moved, former, strict=True)),
+        (f"{who}\t{was}\t{members[root_of(who)]}" for who, was in zip(moved, former, strict=True)),
     )
-    _run(connection, write, parameters)
+    for statement in write:
+        connection.execute(statement, parameters)  # type: ignore[arg-type]
     return Rebuilt(identities, links, len(moved), len(born))
 
 
@@ -125,30 +141,26 @@ class _Forest:
             self.parent[a] = b
 
 
-def _numbers(connection: psycopg.Connection[Row], query: str) -> Iterator[tuple[int, int]]:
-    """Rows of two integers, streamed."""
-    with connection.cursor().copy(f"COPY ({query}) TO STDOUT") as copy:  # type: ignore[arg-type]
-        for line in copy:
-            a, b = bytes(line).split()
-            yield int(a), int(b)
+def _rows(connection: psycopg.Connection[Row], query: str) -> Iterator[tuple[int, int]]:
+    """Rows of two integers, streamed in binary: half the time of COPY, line by line."""
+    with connection.cursor("members", row_factory=tuple_row) as cursor:
+        cursor.execute(query, binary=True)  # type: ignore[arg-type]
+        while rows := cursor.fetchmany(BATCH):
+            yield from rows
 
 
-def _parts() -> tuple[list[str], list[str], list[str]]:
-    """The statements of members.sql: hubs are counted, who moves is found, what moved is written."""
+def _copy(connection: psycopg.Connection[Row], table: str, lines: Iterator[str]) -> None:
+    """COPY lines of tab-separated numbers into a temporary table; 0 is nobody."""
+    with connection.cursor().copy(f"COPY {table} FROM STDIN (NULL '0')") as copy:  # type: ignore[arg-type]
+        while batch := "\n".join(islice(lines, BATCH)):
+            copy.write(batch + "\n")
+
+
+def _part(begin: str, end: str | None = None) -> list[str]:
+    """The statements of members.sql from the one with the mark `begin` to the one before the mark `end`."""
     statements = warehouse.split_statements(warehouse.read_sql(FILE))
-    find, write = (next(n for n, text in enumerate(statements) if mark in text) for mark in (FIND, WRITE))
-    return statements[:find], statements[find:write], statements[write:]
-
-
-def _run(connection: psycopg.Connection[Row], statements: Iterable[str], parameters: dict[str, Any]) -> None:
-    for statement in statements:
-        connection.execute(statement, parameters)  # type: ignore[arg-type]
-
-
-def _one(connection: psycopg.Connection[Row], query: str) -> int:
-    row = connection.execute(query).fetchone()  # type: ignore[arg-type]
-    assert row is not None
-    return int(next(iter(row.values())))
+    places = [next(n for n, text in enumerate(statements) if mark in text) for mark in (begin, end) if mark]
+    return statements[slice(*places)] if end else statements[places[0] :]
 
 
 # ----------------------------------------------------------------------------------------------------------- merges
@@ -170,7 +182,9 @@ def unmerge(merge_id: int, actor: str, reason: str, as_of_at: datetime | None = 
         if merge is None:
             raise ValueError(f"there is no merge {merge_id}; `nightmarket merges` lists them.")
         if merge["undone_at"]:
-            raise ValueError(f"merge {merge_id} was taken back already, by {merge['undone_by']}: {merge['undone_reason']}.")
+            raise ValueError(
+                f"merge {merge_id} was taken back already, by {merge['undone_by']}: {merge['undone_reason']}."
+            )
         revoked = _ties_between(connection, merge)
         for a, b in revoked:
             connection.execute(
@@ -185,13 +199,14 @@ def unmerge(merge_id: int, actor: str, reason: str, as_of_at: datetime | None = 
                 " set revoked_at on the links that are wrong (docs/decisions/0061-members-by-heads.md)."
             )
         connection.execute(
-            "UPDATE core.member_merges SET undone_by = %s, undone_reason = %s WHERE merge_id = %s", (actor, reason, merge_id)
+            "UPDATE core.member_merges SET undone_by = %s, undone_reason = %s WHERE merge_id = %s",
+            (actor, reason, merge_id),
         )
         connection.execute(
             "INSERT INTO push.audit_log (actor, action, subject, detail) VALUES (%s, 'unmerge', %s,"
             " jsonb_build_object('reason', %s::text, 'survivor', %s::bigint, 'absorbed', %s::bigint, 'revoked_pairs', %s::jsonb))",
             (actor, f"merge {merge_id}", reason, merge["survivor_id"], merge["absorbed_id"],
-             psycopg.types.json.Jsonb([list(pair) for pair in revoked])),
+             Jsonb([list(pair) for pair in revoked])),
         )  # fmt: skip
         return merge | {"undone_by": actor, "undone_reason": reason, "revoked": len(revoked)}
 
@@ -223,7 +238,9 @@ def _ties_between(connection: psycopg.Connection[Row], merge: Row) -> list[tuple
     absorbed = {merge["absorbed_head"], *merge["evidence"].get("identities", ())}
     ends = {link[end] for link in merge["evidence"]["links"] or () for end in ("identity_a", "identity_b")}
     is_survivors = dict.fromkeys({merge["survivor_head"], *ends} - absorbed, True) | dict.fromkeys(absorbed, False)
-    waiting = deque(sorted(is_survivors, key=lambda node: not is_survivors[node]))  # the survivor's first: near to both is theirs
+    waiting = deque(
+        sorted(is_survivors, key=lambda node: not is_survivors[node])
+    )  # the survivor's first: near to both is theirs
     while waiting:
         node = waiting.popleft()
         for other in sorted(neighbours.get(node, ())):

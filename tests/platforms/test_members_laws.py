@@ -17,7 +17,9 @@ from nightmarket import members
 from nightmarket.cli import app
 from nightmarket.warehouse import Row, connect
 
-LAW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+LAW = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
 KINDS = ("phone", "taobao_open_uid", "wechat_openid")
 LIMIT = 3  # sharers: small, so that hubs come and go in small examples
 LATER = "2026-03-16T02:30:00+08:00"
@@ -77,7 +79,10 @@ def set_limit(db: psycopg.Connection[Row], limit: int) -> None:
 
 
 def who_is_who(db: psycopg.Connection[Row]) -> dict[int, int]:
-    return {r["identity_id"]: r["member_id"] for r in db.execute("SELECT identity_id, member_id FROM core.member_identities")}
+    return {
+        r["identity_id"]: r["member_id"]
+        for r in db.execute("SELECT identity_id, member_id FROM core.member_identities")
+    }
 
 
 def state(db: psycopg.Connection[Row]) -> dict[str, list[tuple[Any, ...]]]:
@@ -108,7 +113,9 @@ def consistent(db: psycopg.Connection[Row]) -> None:
     """What must hold of the rows whatever happened before."""
     assert one(db, "SELECT count(*) FROM core.identity_changes") == 0
     assert one(db, "SELECT count(*) FROM core.members WHERE absorbed_by >= member_id") == 0
-    wrong = "SELECT count(*) FROM core.member_identities JOIN core.members USING (member_id) WHERE absorbed_by IS NOT NULL"
+    wrong = (
+        "SELECT count(*) FROM core.member_identities JOIN core.members USING (member_id) WHERE absorbed_by IS NOT NULL"
+    )
     assert one(db, wrong) == 0, "identities belong to members in force"
     empty = "SELECT count(*) FROM core.members AS m WHERE absorbed_by IS NULL AND NOT EXISTS (SELECT FROM core.member_identities AS i WHERE i.member_id = m.member_id)"
     assert one(db, empty) == 0, "and every member in force has some"
@@ -122,7 +129,22 @@ def consistent(db: psycopg.Connection[Row]) -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["identity", "link", "link", "link", "link", "revoke", "restore", "delete", "earlier", "limit", "night", "night"]),
+        st.sampled_from(
+            [
+                "identity",
+                "link",
+                "link",
+                "link",
+                "link",
+                "revoke",
+                "restore",
+                "delete",
+                "earlier",
+                "limit",
+                "night",
+                "night",
+            ]
+        ),
         st.integers(0, 30),
         st.integers(0, 30),
     ),
@@ -140,7 +162,9 @@ def do(db: psycopg.Connection[Row], what: str, x: int, y: int, ids: list[int]) -
         case "link" if a != b:
             tie(db, a, b, ("trade", "profile")[(x + y) % 2])
         case "revoke":
-            db.execute("UPDATE core.identity_links SET revoked_at = now() WHERE identity_a = %s AND identity_b = %s", (a, b))
+            db.execute(
+                "UPDATE core.identity_links SET revoked_at = now() WHERE identity_a = %s AND identity_b = %s", (a, b)
+            )
         case "restore":
             db.execute("UPDATE core.identity_links SET revoked_at = NULL WHERE identity_a = %s", (a,))
         case "delete":
@@ -286,7 +310,10 @@ def test_a_merge_is_taken_back_and_stays_so(db: psycopg.Connection[Row]) -> None
     assert groups(db) == {frozenset({first, phone}), frozenset({second, own, later})}
     assert member_of(db, second) == merge["absorbed_id"] == 2, "who was absorbed has their id again"
     for source in ("s", "another"):  # the next trade says the same, and so does another shop
-        db.execute("INSERT INTO core.identity_links VALUES (%s, %s, %s, 'trade', '2026-03-01') ON CONFLICT DO NOTHING", (second, phone, source))
+        db.execute(
+            "INSERT INTO core.identity_links VALUES (%s, %s, %s, 'trade', '2026-03-01') ON CONFLICT DO NOTHING",
+            (second, phone, source),
+        )
     resolve(db, LATER)
     rebuild(db, LATER)
     assert member_of(db, second) == 2
@@ -345,7 +372,10 @@ def test_members_made_by_hand_are_kept(db: psycopg.Connection[Row], solve: Any) 
     start(db)
     a, b, c = (add(db, kind, kind) for kind in KINDS)
     for member in (1, 2):
-        db.execute("INSERT INTO core.members (member_id, first_seen_at) OVERRIDING SYSTEM VALUE VALUES (%s, '2026-01-01')", (member,))
+        db.execute(
+            "INSERT INTO core.members (member_id, first_seen_at) OVERRIDING SYSTEM VALUE VALUES (%s, '2026-01-01')",
+            (member,),
+        )
     db.execute("SELECT setval(pg_get_serial_sequence('core.members', 'member_id'), 2)")
     db.execute("INSERT INTO core.member_identities VALUES (%s, 1, now()), (%s, 2, now())", (a, b))
     tie(db, b, c)
@@ -367,5 +397,7 @@ def test_a_night_writes_and_touches_only_who_moves(db: psycopg.Connection[Row]) 
     tie(db, ids[4], ids[5])
     resolve(db, LATER)
     assert one(db, rows, (ids[5],)) == before
-    touched = db.execute("SELECT identity_id, member_id FROM core.touches WHERE kind = 'identity' ORDER BY 2").fetchall()
+    touched = db.execute(
+        "SELECT identity_id, member_id FROM core.touches WHERE kind = 'identity' ORDER BY 2"
+    ).fetchall()
     assert [tuple(row.values()) for row in touched] == [(ids[5], 5), (ids[5], 6)]

@@ -15,7 +15,7 @@ WITH taken AS (DELETE FROM core.identity_changes RETURNING identity_id, other_id
 INSERT INTO changed (identity_id, other_id) SELECT DISTINCT t.identity_id, t.other_id FROM taken AS t;
 ANALYZE changed;
 
--- Hubs. Only ends of changed links can have become one or stopped being one; with another limit everybody can.
+-- == hubs ==  Only ends of changed links can have become one or stopped being one; with another limit everybody can.
 DROP TABLE IF EXISTS pg_temp.crowded;
 CREATE TEMPORARY TABLE crowded ON COMMIT DROP AS
 WITH
@@ -186,7 +186,7 @@ GROUP BY s.root;
 DROP TABLE IF EXISTS pg_temp.births;
 CREATE TEMPORARY TABLE births (member_id bigint NOT NULL, head_id bigint NOT NULL) ON COMMIT DROP;
 INSERT INTO births (member_id, head_id)
-SELECT nextval(pg_get_serial_sequence('core.members', 'member_id')), n.root
+SELECT nextval((SELECT pg_get_serial_sequence('core.members', 'member_id')::regclass)), n.root
 FROM (SELECT g.root FROM group_members AS g WHERE g.member_id IS NULL ORDER BY g.root) AS n;
 UPDATE group_members AS g SET member_id = b.member_id FROM births AS b WHERE b.head_id = g.root AND g.member_id IS NULL;
 ANALYZE group_members;
@@ -292,13 +292,14 @@ UPDATE core.members AS m SET first_seen_at = e.first_seen_at
 FROM (
     SELECT mi.member_id, min(i.first_seen_at) AS first_seen_at
     FROM (
-        SELECT v.member_id FROM moves AS v
+        SELECT v.member_id FROM moves AS v WHERE NOT EXISTS (SELECT FROM births AS b WHERE b.member_id = v.member_id)
         UNION
-        SELECT v.former_id FROM moves AS v
+        SELECT v.former_id FROM moves AS v WHERE v.former_id IS NOT NULL
         UNION
-        SELECT k.member_id FROM changed AS c JOIN core.member_identities AS k ON k.identity_id = c.identity_id WHERE c.other_id IS NULL
-        EXCEPT
-        SELECT b.member_id FROM births AS b
+        SELECT k.member_id
+        FROM changed AS c
+        JOIN core.member_identities AS k ON k.identity_id = c.identity_id
+        WHERE c.other_id IS NULL AND NOT EXISTS (SELECT FROM moves AS v WHERE v.identity_id = c.identity_id)
     ) AS n
     JOIN core.member_identities AS mi ON mi.member_id = n.member_id
     JOIN core.identities AS i ON i.identity_id = mi.identity_id

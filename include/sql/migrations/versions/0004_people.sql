@@ -11,6 +11,11 @@ WHERE h.member_id = m.member_id;
 CREATE UNIQUE INDEX members_head ON core.members (head_id);
 CREATE INDEX members_absorbed ON core.members (absorbed_by) WHERE absorbed_by IS NOT NULL;
 
+-- Both are written by one file only (core/members/members.sql), which writes no other ids; looking each of them up again took two
+-- thirds of a first load (docs/decisions/0061-members-by-heads.md).
+ALTER TABLE core.member_identities DROP CONSTRAINT member_identities_identity_id_fkey;
+ALTER TABLE core.member_identities DROP CONSTRAINT member_identities_member_id_fkey;
+
 -- Merges are taken back by the night (a link was revoked, a value became a hub) or by a person (nightmarket unmerge).
 ALTER TABLE core.member_merges ADD COLUMN undone_at timestamptz;
 ALTER TABLE core.member_merges ADD COLUMN undone_by text;
