@@ -108,16 +108,20 @@ def seed_shop(connection: psycopg.Connection[Any]) -> None:
         (at(DAY_ONE + timedelta(days=1), 0),),
     )
     run(
-        "INSERT INTO mart.tier_rules (tier, rank, name_zh, name_en, window_days, min_net_amount, max_net_amount) VALUES"
-        " ('bronze', 1, '铜卡', 'Bronze', 365, 0, 1000), ('silver', 2, '银卡', 'Silver', 365, 1000, 2500),"
-        " ('gold', 3, '金卡', 'Gold', 365, 2500, 3500), ('diamond', 4, '钻石卡', 'Diamond', 365, 3500, NULL)"
+        "INSERT INTO mart.tier_programmes (programme, position, name_zh, name_en, measure, window_days, review_days, downgrade)"
+        " VALUES ('main', 1, '会员等级', 'Member tiers', 'net_amount', 365, 0, 'by_balance')"
     )
     run(
-        "INSERT INTO mart.member_tiers (member_id, valid_from, tier, window_net_amount, reason)"
-        " SELECT s.member_id, %(day)s, t.tier, s.amount, 'first tier'"
+        "INSERT INTO mart.tier_rules (programme, tier, rank, name_zh, name_en, enter_value, keep_value) VALUES"
+        " ('main', 'bronze', 1, '铜卡', 'Bronze', 0, 0), ('main', 'silver', 2, '银卡', 'Silver', 1000, 1000),"
+        " ('main', 'gold', 3, '金卡', 'Gold', 2500, 2500), ('main', 'diamond', 4, '钻石卡', 'Diamond', 3500, 3500)"
+    )
+    run(
+        "INSERT INTO mart.member_tiers (member_id, programme, valid_from, tier, kind, measure_value, reason)"
+        " SELECT s.member_id, 'main', %(day)s, (array_agg(t.tier ORDER BY t.rank DESC))[1], 'first', s.amount, 'first tier'"
         " FROM (SELECT m.member_id, coalesce(sum(o.goods_amount), 0) AS amount FROM core.members AS m"
         "   LEFT JOIN core.member_identities USING (member_id) LEFT JOIN core.orders AS o USING (identity_id) GROUP BY 1) AS s"
-        " INNER JOIN mart.tier_rules AS t ON s.amount >= t.min_net_amount AND (t.max_net_amount IS NULL OR s.amount < t.max_net_amount)",
+        " INNER JOIN mart.tier_rules AS t ON s.amount >= t.enter_value GROUP BY s.member_id, s.amount",
         {"day": DAY_ONE},
     )
     for day in (DAY_ONE - timedelta(days=n) for n in range(59, -1, -1)):
@@ -242,8 +246,8 @@ def seed_second_night(connection: psycopg.Connection[Any]) -> None:
     connection.execute(
         "WITH risen AS (UPDATE mart.member_tiers SET valid_to = %(day)s WHERE tier = 'silver' AND member_id %% 9 = 0"
         " RETURNING member_id, tier)"
-        " INSERT INTO mart.member_tiers (member_id, valid_from, tier, previous_tier, window_net_amount, reason)"
-        " SELECT member_id, %(day)s, 'gold', tier, 2600, '365-day spend 2,600.00 >= 2,500.00' FROM risen",
+        " INSERT INTO mart.member_tiers (member_id, programme, valid_from, tier, previous_tier, kind, measure_value, reason)"
+        " SELECT member_id, 'main', %(day)s, 'gold', tier, 'up', 2600, '365-day spend 2,600.00 ≥ 2,500.00' FROM risen",
         {"day": DAY_TWO},
     )
     gate(connection, DAY_TWO, "core", "core.orders", "unique_key", False, "2 duplicates", night)
@@ -301,9 +305,10 @@ def shop_kpis(connection: psycopg.Connection[Any], day: date) -> None:
 
 def rfm(connection: psycopg.Connection[Any], day: date) -> None:
     connection.execute(
-        "INSERT INTO mart.member_rfm (business_date, member_id, last_order_date, recency_days, frequency_count, monetary_amount,"
-        " r_score, f_score, m_score, rfm_segment)"
-        " SELECT %(day)s, mi.member_id, max(o.paid_at)::date, %(day)s::date + 1 - max(o.paid_at)::date, count(*), sum(o.goods_amount),"
+        "WITH closed AS (UPDATE mart.member_rfm SET valid_to = %(day)s WHERE valid_to IS NULL)"
+        " INSERT INTO mart.member_rfm (member_id, valid_from, last_order_date, frequency_count, monetary_amount, r_score, f_score,"
+        " m_score, rfm_segment)"
+        " SELECT mi.member_id, %(day)s, max(o.paid_at)::date, count(*), sum(o.goods_amount),"
         " 3, 3, 3, (ARRAY['重要价值客户', '重要发展客户', '重要保持客户', '重要挽留客户', '一般价值客户', '一般发展客户',"
         " '一般保持客户', '一般挽留客户'])[1 + (mi.member_id * 5 + extract(day FROM %(day)s::date)::int / 14) %% 8]"
         " FROM core.orders AS o INNER JOIN core.member_identities AS mi USING (identity_id) GROUP BY mi.member_id",

@@ -9,7 +9,8 @@ neighbours AS (
         r.valid_from,
         lag(r.valid_to, 1, '-infinity'::date) OVER w AS previous_to,
         concat_ws('/', r.last_order_date, r.frequency_count, r.monetary_amount, r.r_score, r.f_score, r.m_score) AS state,
-        lag(concat_ws('/', r.last_order_date, r.frequency_count, r.monetary_amount, r.r_score, r.f_score, r.m_score)) OVER w AS previous_state
+        lag(concat_ws('/', r.last_order_date, r.frequency_count, r.monetary_amount, r.r_score, r.f_score, r.m_score)) OVER w
+            AS previous_state
     FROM mart.member_rfm AS r
     WINDOW w AS (PARTITION BY r.member_id ORDER BY r.valid_from ASC)
 )

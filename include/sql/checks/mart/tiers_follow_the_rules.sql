@@ -29,8 +29,9 @@ ladders AS (
     GROUP BY p.programme
 ),
 standing AS (
-    SELECT t.programme, t.member_id, min(r.rank) AS rank, count(*) AS row_count, min(t.kind) AS kind, min(t.valid_from) AS since, bool_and(t.valid_to IS NULL) AS is_open,
-        min(t.review_date) AS review_date
+    SELECT
+        t.programme, t.member_id, min(r.rank) AS rank, count(*) AS row_count, min(t.valid_from) AS since,
+        bool_and(t.valid_to IS NULL) AS is_open, min(t.review_date) AS review_date
     FROM mart.member_tiers AS t
     LEFT JOIN mart.tier_rules AS r ON r.programme = t.programme AND r.tier = t.tier
     WHERE t.valid_from <= %(business_date)s::date AND (t.valid_to IS NULL OR t.valid_to > %(business_date)s::date)
@@ -43,15 +44,17 @@ decided AS (
 ),
 compared AS (
     SELECT
-        s.row_count IS DISTINCT FROM 1
-        OR e.member_id IS NULL AND d.member_id IS NULL
+        coalesce(s.row_count, 0) <> 1
+        OR (e.member_id IS NULL AND d.member_id IS NULL)
         OR s.rank IS NULL
         OR (d.member_id IS NULL AND (
             s.rank < width_bucket(e.value, l.enter_values)
-            -- a row that a later night closed no longer says when its review was
-            OR (s.is_open AND s.rank > width_bucket(e.value, l.keep_values)
-                AND l.review_days IS NOT NULL
-                AND coalesce(s.review_date, s.since) + l.grace_days <= %(business_date)s::date)
+            -- a row that a later night closed no longer says when its review was; since when a grace runs without reviews, no row says
+            OR (
+                s.is_open AND s.rank > width_bucket(e.value, l.keep_values)
+                AND (l.review_days > 0 OR (l.review_days = 0 AND l.grace_days = 0))
+                AND coalesce(s.review_date, s.since) + l.grace_days <= %(business_date)s::date
+            )
         )) AS is_different
     FROM measures AS e
     FULL JOIN standing AS s ON s.member_id = e.member_id AND s.programme = e.programme

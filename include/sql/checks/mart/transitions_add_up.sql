@@ -1,4 +1,4 @@
--- Who is in a state at the end of a month is in it when the next begins, and at the end of the last month are the members the histories have.
+-- Who is in a state at the end of a month is in it when the next begins, and at the end of the last month stand those of the histories.
 -- Table: mart.stage_transitions. Severity: fail.
 -- Params: none.
 -- Reads: mart.stage_transitions, mart.member_stages, mart.member_tiers, mart.member_rfm, mart.tier_programmes
@@ -19,7 +19,10 @@ wanted AS (
     SELECT h.about, n.month, h.state, h.member_count
     FROM newest AS n
     CROSS JOIN (
-        SELECT 'stage' AS about, s.stage AS state, count(*) AS member_count FROM mart.member_stages AS s WHERE s.valid_to IS NULL GROUP BY s.stage
+        SELECT 'stage' AS about, s.stage AS state, count(*) AS member_count
+        FROM mart.member_stages AS s
+        WHERE s.valid_to IS NULL
+        GROUP BY s.stage
         UNION ALL
         SELECT 'tier', t.tier, count(*)
         FROM mart.member_tiers AS t
