@@ -165,6 +165,45 @@ def figure(
 
 
 @app.command()
+def what_if(
+    tiers: Annotated[Path, typer.Option(help="the proposed rules: a file like include/config/tiers.yaml")],
+    day: Day = None,
+    out: Annotated[Path | None, typer.Option(help="write every member who would stand differently to this CSV")] = None,
+) -> None:
+    """Tell the whole history by other tier rules: who would rise and fall, since when, what it would cost. Changes nothing."""
+    from nightmarket.tiers import load_tiers
+    from nightmarket.what_if import in_words
+    from nightmarket.what_if import what_if as run
+
+    with _sentences():
+        result = run(load_tiers(tiers), dates.business_date(day))
+        typer.echo(in_words(result))
+        if out:
+            typer.echo(f"{len(result.differing):,} members: {result.write_csv(out)}")
+
+
+@app.command()
+def marts(
+    day: Day = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="first business date of a stretch; default: --day alone")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="empty every mart before; facts stay")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=8, help="tables at the same time")] = 2,
+) -> None:
+    """Compute the marts of a business date or of a stretch, as the nights would have; --rebuild from empty tables."""
+    from nightmarket.rebuild import backfill
+
+    with _sentences():
+        last = dates.business_date(day)
+        first = dates.business_date(since) if since else last
+        begun = backfill(
+            first, last, from_empty=rebuild, workers=workers, progress=lambda d, s: typer.echo(f"{d}: {s:,.1f} s")
+        )
+        typer.echo(f"{len(begun)} night{'s' if len(begun) > 1 else ''} in {sum(begun.values()):,.1f} s")
+
+
+@app.command()
 def cancel(run_id: str, reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
     """Stop a campaign run: what is still queued is never sent, its reserved coupons are free again."""
     from nightmarket.campaigns import outbox
@@ -229,6 +268,45 @@ def unmerge(merge_id: int, reason: Annotated[str, typer.Option(help="why, for th
             f"{merge['absorbed_id']} is a member of its own again, apart from {merge['survivor_id']}; "
             f"{merge['revoked']} pairs of identities tie them no more"
         )
+
+
+@app.command()
+def suppress(
+    file: Annotated[Path, typer.Option(help="a CSV list: phone, email or openid; channel, reason and date if wanted")],
+    source: Annotated[str, typer.Option(help="who gave the list")] = "do_not_contact",
+) -> None:
+    """Take a do-not-contact list into the suppression log. Clear values become tokens; bad lines are told and kept apart."""
+    from nightmarket.suppressions import take_list
+    from nightmarket.warehouse import connect
+
+    with _sentences(), connect(application_name="nightmarket-suppressions") as connection:
+        taken = take_list(connection, file, source_id=source, run_id=f"cli/{os.environ.get('USER', 'cli')}")
+    for sentence in taken.mistakes:
+        typer.secho(sentence, fg="red", err=True)
+    typer.echo(
+        f"{taken.lines:,} lines: {taken.added:,} suppressions are new, {taken.known:,} stood already, "
+        f"{len(taken.mistakes):,} lines could not be used"
+    )
+    if taken.mistakes:
+        raise typer.Exit(1)
+
+
+@app.command()
+def lift(
+    channel: str,
+    address: Annotated[str, typer.Argument(help="an openid, or a token (nightmarket token)")],
+    reason: Annotated[str, typer.Argument(help="the reason it stands for, as push.suppressions shows it")],
+    why: Annotated[str, typer.Option(help="why it ends, for the audit log")],
+) -> None:
+    """End a suppression of one address for one reason; other reasons stand, and consent is asked beside it."""
+    from nightmarket.suppressions import lift as run
+    from nightmarket.warehouse import connect
+
+    with _sentences(), connect(application_name="nightmarket-suppressions") as connection:
+        count = run(connection, channel, address, reason, actor=os.environ.get("USER", "cli"), why=why)
+        if not count:
+            raise ValueError(f"no suppression of this address on {channel} stands for {reason!r}")
+        typer.echo("lifted")
 
 
 @app.command()

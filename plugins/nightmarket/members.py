@@ -166,7 +166,7 @@ def _part(begin: str, end: str | None = None) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- merges
 def merges(connection: psycopg.Connection[Row], member_id: int | None = None, limit: int = 50) -> list[Row]:
     """The newest merges, of one member or of all: who, when, by which evidence, taken back or not."""
-    return run_sql(connection, "console/merges.sql", {"member_id": member_id, "row_limit": limit})
+    return run_sql(connection, "core/members/merges.sql", {"member_id": member_id, "row_limit": limit})
 
 
 def unmerge(merge_id: int, actor: str, reason: str, as_of_at: datetime | None = None) -> Row:

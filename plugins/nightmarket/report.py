@@ -41,6 +41,8 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "notices": notices(nights[-1], runs, read_pauses(read, dates.now())),
         "shop_trend": read.rows("shop_trend", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
+        "reachable": read.rows("reachable", business_date=last, purpose="marketing"),
+        "identities": read.rows("identities", business_date=last),
         "sources": read.rows("source_totals", as_of_at=dates.now()),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
     }
@@ -145,12 +147,13 @@ def _environment() -> Environment:
 
 
 def _moves(nights: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per move between two tiers, with a count per night; first tiers are not moves."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    """One line per programme and move between two tiers, with a count per night; first tiers are not moves."""
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for index, night in enumerate(nights):
         for row in night["tier_moves"]:
             if row["direction"] != "first":
-                line = lines.setdefault((row["previous_tier"], row["tier"]), {**row, "counts": [0] * len(nights)})
+                key = (row["programme"], row["previous_tier"], row["tier"])
+                line = lines.setdefault(key, {**row, "counts": [0] * len(nights)})
                 line["counts"][index] = row["member_count"]
     return sorted(lines.values(), key=lambda line: str(line["direction"]), reverse=True)
 

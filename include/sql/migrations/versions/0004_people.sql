@@ -245,6 +245,44 @@ BEGIN
 END $$;
 CREATE TRIGGER log_insert INSTEAD OF INSERT ON push.suppressions FOR EACH ROW EXECUTE FUNCTION push.log_suppression();
 
+-- Which members a channel reaches at an instant: one row per member and channel where the member has an address. On WeChat an address is
+-- an openid that follows, and following is the consent unless the member said no; elsewhere silence is no consent. A member is suppressed
+-- when every address there is. What was said and who followed is of that instant; who is who is of today.
+CREATE FUNCTION core.reachability_as_of(as_of_at timestamptz, wanted_purpose text)
+RETURNS TABLE (member_id bigint, channel text, has_consent boolean, is_suppressed boolean)
+LANGUAGE sql STABLE AS $$
+    WITH
+    last_follow AS (
+        SELECT DISTINCT ON (e.source_id, e.identity_id) e.source_id, e.identity_id, e.kind
+        FROM core.follow_events AS e
+        WHERE e.occurred_at < as_of_at
+        ORDER BY e.source_id, e.identity_id, e.occurred_at DESC, e.event_id DESC
+    ),
+    following AS (
+        SELECT DISTINCT f.identity_id
+        FROM core.followers AS f
+        LEFT JOIN last_follow AS l ON l.source_id = f.source_id AND l.identity_id = f.identity_id
+        WHERE coalesce(l.kind = 'follow',
+                       coalesce(f.followed_at < as_of_at, f.is_following) AND (f.is_following OR f.unfollowed_at >= as_of_at))
+    ),
+    addresses AS (
+        SELECT c.channel, mi.member_id, i.value AS address
+        FROM (VALUES ('wechat'), ('sms'), ('email'), ('push')) AS c (channel)
+        JOIN core.identities AS i ON i.kind = core.address_kind(c.channel) AND i.first_seen_at < as_of_at
+        JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id
+        WHERE c.channel <> 'wechat' OR EXISTS (SELECT FROM following AS f WHERE f.identity_id = i.identity_id)
+    ),
+    said AS (SELECT s.member_id, s.channel, s.is_granted FROM core.consents_as_of(as_of_at) AS s WHERE s.purpose = wanted_purpose),
+    forbidden AS (
+        SELECT DISTINCT x.channel, x.address FROM push.suppressions AS x WHERE x.since < as_of_at AND (x.until IS NULL OR x.until >= as_of_at)
+    )
+    SELECT a.member_id, a.channel, bool_or(coalesce(s.is_granted, a.channel = 'wechat')), bool_and(x.address IS NOT NULL)
+    FROM addresses AS a
+    LEFT JOIN said AS s ON s.member_id = a.member_id AND s.channel = a.channel
+    LEFT JOIN forbidden AS x ON x.channel = a.channel AND x.address = a.address
+    GROUP BY a.member_id, a.channel
+$$;
+
 CREATE FUNCTION core.touch_suppressions() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO core.touches (kind, identity_id)
@@ -266,7 +304,6 @@ GRANT SELECT ON core.links_in_force, core.valid_links, core.member_consents TO n
 GRANT SELECT, INSERT ON push.suppressions TO nightmarket_etl;
 GRANT SELECT ON core.identity_changes, core.identity_rules, core.identity_hubs, core.suppression_events, core.links_in_force, core.valid_links,
     core.member_consents, push.suppressions TO nightmarket_reader;
-REVOKE UPDATE, DELETE, TRUNCATE ON core.suppression_events FROM nightmarket_etl;  -- append-only
 DO $$
 BEGIN
     IF current_setting('server_version_num')::integer >= 170000 THEN  -- ANALYZE by a role that is not the owner
