@@ -39,11 +39,12 @@ fix: $(VENV)/.installed-dev ## rewrite what can be rewritten: ruff, sqlfluff
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix -q include/sql
 
-bench: $(VENV)/.installed-dev ## what the product promises, measured at a small size: DAG import, ingest, limits, sending, night
+bench: $(VENV)/.installed-dev ## what the product promises, measured at a small size: DAG import, ingest, limits, sending, marts, night
 	@$(BIN)/python benchmarks/dag_import.py
 	@$(BIN)/python benchmarks/ingest.py
 	@$(BIN)/python benchmarks/limit.py
 	@$(BIN)/python benchmarks/delivery.py
+	@$(BIN)/python benchmarks/marts.py
 	@$(BIN)/python benchmarks/night.py
 
 sandbox: $(VENV)/.installed ## the platforms alone, on 127.0.0.1; keys in var/sandbox/access.json

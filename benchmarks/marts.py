@@ -49,6 +49,7 @@ CLASSES = {  # what counts as another class of plan: how rows are found and how 
 }  # fmt: skip
 PLANNED = re.compile(r"(WITH|SELECT|INSERT|UPDATE|DELETE|MERGE)\b|CREATE (TEMPORARY |UNLOGGED )?TABLE .*\bAS\b")
 HEAVY = 0.10  # statements above this share of their table's time are shown and compared
+MODEL = "member_predictions"  # computed in Python: a model a week, fitted by the first night of the week
 FULL_SECONDS, NIGHT_SECONDS, NIGHT_SHARE, GROWTH = 240, 30, 0.15, 11  # what must be reached at a million members
 
 
@@ -82,6 +83,13 @@ def compute(tables: Iterable[str], business_date: str, *, explain: bool) -> Iter
     parameters = mart_parameters(business_date)
     with connect(autocommit=True, application_name="nightmarket-bench") as connection:
         for table in tables:
+            if table == MODEL:
+                from nightmarket.predictions import predict_values
+
+                started = time.perf_counter()
+                done = predict_values(business_date)
+                yield Load(table, time.perf_counter() - started, done.looked_at, done.written + done.deleted, [])
+                continue
             statements, explaining, written = [], 0.0, 0
             started = time.perf_counter()
             with connection.transaction():
@@ -218,7 +226,7 @@ class Bench:
                 for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'mart'")
                 if (settings.get_settings().sql_dir / load_path(row["tablename"])).exists()
             }
-        self.tables = [table for table in MART_TABLES if table in there]
+        self.tables = [*(table for table in MART_TABLES if table in there), MODEL]
         if missing := [table for table in MART_TABLES if table not in there]:
             console.print(f"left out, no table or no load.sql yet: {', '.join(missing)}")
 
@@ -231,7 +239,7 @@ class Bench:
     def business_date(self) -> date:
         return self.world.last_day + timedelta(days=self.state["night"])
 
-    def empty(self, tables: Iterable[str]) -> None:
+    def empty(self, tables: Iterable[str], *, keep_models: bool = False) -> None:
         """Empty marts that know nothing, the configuration in place, nothing waiting, the disk quiet."""
         from marts_data import ACCOUNT, SHOPS
         from nightmarket.marts import sync_config
@@ -244,6 +252,8 @@ class Bench:
                 connection.execute(
                     "TRUNCATE mart.marks, core.touches, mart.touched_members, mart.touched_days, mart.restatements"
                 )
+                if not keep_models:
+                    connection.execute("TRUNCATE mart.prediction_fits")
             else:
                 connection.execute("DELETE FROM mart.marks WHERE mart = ANY(%s)", (chosen,))
             accounts = [(source, name, "shop") for source, name, *_ in SHOPS] + [(ACCOUNT, "wechat_official", "social")]
@@ -270,9 +280,53 @@ class Bench:
 
         started = time.perf_counter()
         with connect(self.admin, autocommit=True) as connection:
-            for table in self.tables:
+            for table in (*self.tables, "prediction_fits"):
                 connection.execute(f"VACUUM (ANALYZE) mart.{table}")
         return time.perf_counter() - started
+
+    def checksums(self) -> dict[str, tuple[int, str]]:
+        """Rows and a sum of their hashes per table, without what says when a row was written."""
+        from nightmarket.warehouse import connect
+
+        found = {}
+        with connect(self.admin) as connection:
+            for table in self.tables:
+                columns = connection.execute(
+                    "SELECT string_agg(format('%%I', a.attname), ', ' ORDER BY a.attnum) AS names FROM pg_attribute AS a"
+                    " LEFT JOIN pg_index AS i ON i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY(i.indkey)"
+                    " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped"
+                    " AND (i.indrelid IS NOT NULL OR a.attname NOT IN ('business_date', 'computed_at'))",
+                    (f"mart.{table}",),
+                ).fetchone()
+                assert columns is not None
+                row = connection.execute(
+                    f"SELECT count(*) AS rows, coalesce(sum(hashtextextended(t::text, 0)), 0)::text AS hash"
+                    f" FROM (SELECT {columns['names']} FROM mart.{table}) AS t"
+                ).fetchone()
+                assert row is not None
+                found[table] = (row["rows"], row["hash"])
+        return found
+
+    def check(self, console: Console, tables: list[str]) -> None:
+        """Whether the tables that the nights left are those that a rebuild of the last date gives."""
+        nights = self.checksums()
+        self.empty(tables, keep_models=True)
+        self.run(tables, explain=False)
+        rebuilt = self.checksums()
+        tables = [table for table in tables if not table.startswith("touched_")]
+        other = [
+            f"{table} ({nights[table][0]:,} rows, rebuilt {rebuilt[table][0]:,})"
+            for table in tables
+            if nights[table] != rebuilt[table]
+        ]
+        console.print(
+            f"after {self.state['night']} nights against a rebuild: {len(tables) - len(other)} of {len(tables)} tables are the same"
+            + (
+                f"; others: {', '.join(other)}. A table that keeps the past of each night has less of it after a rebuild."
+                if other
+                else ""
+            )
+        )
 
     def add_night(self) -> tuple[float, dict[str, int]]:
         """The next day's facts, through the triggers; the business date moves on."""
@@ -299,6 +353,63 @@ class Bench:
         *lines, last = [json.loads(line) for line in done.stdout.splitlines()]
         loads = [Load(**line | {"statements": [Statement(**part) for part in line["statements"]]}) for line in lines]
         return Run(loads, last["peak_mb"], watch.peak_mb, (self.temporary_bytes() - before) / 2**20)
+
+    def compare(self, console: Console, full: Run) -> None:
+        """DuckDB and pandas on the same rows, each in a process of its own, and whether they find what the marts say."""
+        from marts_engines import COMPUTED, export, ours
+        from nightmarket.marts import load_kpis
+        from nightmarket.warehouse import connect
+
+        folder = Path(tempfile.mkdtemp(prefix="nightmarket-bench-"))
+        try:
+            with connect() as connection:
+                rules = connection.execute(
+                    "SELECT r.tier, (r.enter_value * 100)::bigint AS enter, p.window_days FROM mart.tier_programmes AS p"
+                    " JOIN mart.tier_rules AS r USING (programme) WHERE p.position = 1 ORDER BY r.rank"
+                ).fetchall()
+                enter = [(row["tier"], row["enter"]) for row in rules]
+                wanted = ours(connection, enter)
+                export(connection, folder)
+            table = Table(title="the same RFM and days of reaching a tier, one run each", title_justify="left")
+            for name in ("engine", "seconds", "of it reading", "peak MB", "finds the same"):
+                table.add_column(name, justify="left" if name == "engine" else "right")
+            seconds = sum(load.seconds for load in full.loads if load.table in COMPUTED)
+            table.add_row(
+                "PostgreSQL: the marts, with history and reasons, durable",
+                f"{seconds:.1f}",
+                "",
+                f"{full.server_mb:.0f}",
+                "",
+            )
+            for engine in ("duckdb", "pandas"):
+                command = [
+                    sys.executable,
+                    str(Path(__file__).with_name("marts_engines.py")),
+                    engine,
+                    str(folder),
+                    str(self.business_date),
+                ]
+                command += [
+                    str(load_kpis().rfm.window_days),
+                    str(rules[0]["window_days"]),
+                    *(f"{tier}={amount}" for tier, amount in enter),
+                ]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    table.add_row(engine, "failed", "", "", done.stderr.strip().splitlines()[-1][:60])
+                    continue
+                found = json.loads(done.stdout)
+                other = [f"{part}: {found[part]} not {wanted[part]}" for part in wanted if found[part] != wanted[part]]
+                table.add_row(
+                    engine,
+                    f"{found['seconds']:.1f}",
+                    f"{found['read']:.1f}",
+                    f"{found['peak_mb']:,.0f}",
+                    "; ".join(other) or "yes",
+                )
+            console.print(table)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def temporary_bytes(self) -> int:
         from nightmarket.warehouse import connect
@@ -460,11 +571,15 @@ def measure(bench: Bench, console: Console, options: argparse.Namespace) -> dict
             fulls.append(bench.run(tables, explain=number == options.rounds - 1))
         show_runs(console, f"full rebuild as of {bench.business_date}", fulls, written=False)
         console.print(f"VACUUM (ANALYZE) of the marts: {bench.vacuum():.1f} s")
+        if not options.only and not options.no_compare:
+            bench.compare(console, fulls[-1])
     for number in range(options.nights):
         seconds, rows = bench.add_night()
         arrived = ", ".join(f"{name.removeprefix('core.')} {count:,}" for name, count in rows.items())
         console.print(f"night of {bench.business_date}, brought in {seconds:.1f} s: {arrived}", highlight=False)
         nights.append(bench.run(tables, explain=number == options.nights - 1))
+    if nights and options.check:
+        bench.check(console, tables)
     if nights:
         show_runs(console, "night with 1 % new orders", nights, written=True)
     return {
@@ -488,6 +603,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="keep the loaded server below this folder, and use it again")
     parser.add_argument("--only", type=lambda text: text.split(","), help="these tables; those they read must be there")
     parser.add_argument("--night-only", action="store_true", help="no full rebuild before the nights")
+    parser.add_argument("--check", action="store_true", help="rebuild after the nights and compare every table")
+    parser.add_argument("--no-compare", action="store_true", help="neither DuckDB nor pandas")
     parser.add_argument("--plans", action="store_true", help="print the plans too; the file has them anyway")
     parser.add_argument("--child", type=lambda text: text.split(","), help=argparse.SUPPRESS)
     parser.add_argument("--business-date", help=argparse.SUPPRESS)
