@@ -242,8 +242,10 @@ def pieces(world: World) -> Iterator[dict[str, Columns]]:
         rest = np.repeat(span, np.maximum(world.orders_by_day[span] - (comes[span] * 0.9).astype(np.int64), 0))
         day = np.concatenate([world.joined[new].astype(np.int64), rest])
         member = np.concatenate([new, buyers(world, rest, chance)])
-        yield order_rows(world, day, member, number, horizon, chance)
-        number, before = number + len(day), int(edge)
+        for part in np.array_split(np.argsort(day, kind="stable"), -(-len(day) // (2 * PIECE))):  # 11 November
+            yield order_rows(world, day[part], member[part], number, horizon, chance)
+            number += len(part)
+        before = int(edge)
 
 
 # ------------------------------------------------------------------------------------------------------------- people
