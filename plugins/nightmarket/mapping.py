@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from nightmarket import dates, warehouse
+from nightmarket import dates, members, warehouse
 from nightmarket.sources import SourceConfig, source
 from nightmarket.warehouse import Row, connect
 
@@ -163,7 +163,6 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         for name in ("orders", "refunds", "reviews", "customers", "products")
     ),
 }
-MEMBER_FILES = ("core/members/members.sql",)
 PIECE = 40_000  # new records that are worth a mapping of their own while landing goes on
 log = logging.getLogger(__name__)
 
@@ -264,9 +263,9 @@ class Alongside:
 
 def resolve_members(*, run_id: str, as_of_at: datetime | None = None) -> None:
     """Tie identities to members, after the mappings of all sources."""
-    for file in MEMBER_FILES:
-        with connect(application_name="nightmarket-mapping") as connection:
-            warehouse.run_sql(connection, file, {"run_id": run_id, "as_of_at": as_of_at or dates.now()})
+    with connect(application_name="nightmarket-mapping") as connection:
+        members.resolve(connection, as_of_at)
+    log.info("%s: members resolved", run_id)
 
 
 def reset_mappings(connection: psycopg.Connection[Row], source_id: str) -> int:

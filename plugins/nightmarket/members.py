@@ -22,6 +22,7 @@ from nightmarket.warehouse import Row, connect, run_sql
 FILE = "core/members/members.sql"
 HUBS, FIND, WRITE = "== hubs ==", "== find ==", "== write =="  # where its parts begin
 BATCH = 20_000
+MUCH = 200_000  # changes: from here on a rebuild takes less time than a night
 HEADS = """
     UPDATE core.members AS m SET head_id = h.head_id
     FROM (
@@ -43,6 +44,15 @@ class Rebuilt:
     links: int
     moved: int  # identities that were nobody's, or somebody else's
     born: int  # new members
+
+
+def resolve(connection: psycopg.Connection[Row], as_of_at: datetime | None = None) -> None:
+    """Solve what changed since the last time, in the caller's transaction: in SQL, or all at once when it is very much."""
+    waiting = f"SELECT count(*), 0 FROM (SELECT FROM core.identity_changes LIMIT {MUCH}) AS c"
+    if next(_rows(connection, waiting))[0] == MUCH:
+        rebuild(connection, as_of_at)
+    else:
+        run_sql(connection, FILE, {"as_of_at": as_of_at or dates.now()})
 
 
 def rebuild(connection: psycopg.Connection[Row], as_of_at: datetime | None = None) -> Rebuilt:

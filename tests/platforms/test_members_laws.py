@@ -13,7 +13,7 @@ from nights import everything, one
 from test_members import NIGHT, add, groups, member_of, resolve, tie, wipe_members
 from typer.testing import CliRunner
 
-from nightmarket import members
+from nightmarket import mapping, members
 from nightmarket.cli import app
 from nightmarket.warehouse import Row, connect
 
@@ -401,3 +401,23 @@ def test_a_night_writes_and_touches_only_who_moves(db: psycopg.Connection[Row]) 
         "SELECT identity_id, member_id FROM core.touches WHERE kind = 'identity' ORDER BY 2"
     ).fetchall()
     assert [tuple(row.values()) for row in touched] == [(ids[5], 5), (ids[5], 6)]
+
+
+def test_very_much_at_once_is_solved_by_the_rebuild(
+    db: psycopg.Connection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(db)
+    monkeypatch.setattr(members, "MUCH", 4)
+    first, second, phone = (
+        add(db, "taobao_open_uid", "a"),
+        add(db, "taobao_open_uid", "b"),
+        add(db, "phone", "phone:1"),
+    )
+    mapping.resolve_members(run_id="three identities: a night")
+    tie(db, first, phone)
+    tie(db, second, phone)
+    add(db, "email", "email:1")
+    add(db, "email", "email:2")
+    mapping.resolve_members(run_id="four changes: a rebuild")
+    assert groups(db) >= {frozenset({first, second, phone})}
+    consistent(db)
