@@ -250,7 +250,7 @@ class Bench:
             connection.execute(f"TRUNCATE {', '.join(f'mart.{table}' for table in chosen)} CASCADE")
             if chosen == self.tables:
                 connection.execute(
-                    "TRUNCATE mart.marks, core.touches, mart.touched_members, mart.touched_days, mart.restatements"
+                    "TRUNCATE mart.marks, core.touches, core.fact_touches, mart.touched_members, mart.touched_days, mart.restatements"
                 )
                 if not keep_models:
                     connection.execute("TRUNCATE mart.prediction_fits")

@@ -38,6 +38,7 @@ LOADED = (
     "core.members", "core.identities", "core.member_identities", "core.identity_links", "core.profiles", "core.customers",
     "core.orders", "core.order_lines", "core.refunds", "core.reviews", "core.followers", "core.follow_events", "core.consents",
     "core.interactions", "core.exposures", "core.message_events", "core.coupon_events", "core.products", "core.accounts",
+    "core.social_posts", "core.social_post_stats", "core.social_stats_daily",
 )  # fmt: skip
 
 
@@ -305,6 +306,7 @@ def social_rows(member: Any, since: Any, horizon: int, chance: np.random.Generat
     acts = chance.poisson(3, n)
     of = np.repeat(np.arange(n), acts)
     at = np.minimum(since[of] + (chance.random(len(of)) * span[of]).astype(np.int64), horizon - 1)
+    doing = chance.integers(0, 5, len(of))
     key = openid[of] * 1000 + np.arange(len(of)) - np.repeat(np.cumsum(acts) - acts, acts)
     return {
         "core.followers": {
@@ -324,7 +326,8 @@ def social_rows(member: Any, since: Any, horizon: int, chance: np.random.Generat
         },
         "core.interactions": {
             "source_id": ACCOUNT, "event_id": key, "identity_id": openid[of],
-            "kind": names(["message", "menu", "scan", "click", "visit"], chance.integers(0, 5, len(of))),
+            "kind": names(["message", "menu", "scan", "click", "visit"], doing),
+            "scene": names(["store-1", "store-2", "parcel"], of % 3, doing == 2),
             "occurred_at": instants(at),
         },
     }  # fmt: skip
@@ -370,6 +373,39 @@ def campaign_rows(world: World, number: int) -> dict[str, Columns]:
     }  # fmt: skip
 
 
+def social_facts(world: World) -> dict[str, Columns]:
+    """What the account published, every third day, and its daily figures; as many at any number of members."""
+    chance = np.random.default_rng((world.seed, 50))
+    published = np.arange(0, world.days, 3)
+    post, age = np.repeat(published, 30), np.tile(np.arange(30), len(published))
+    post, age = post[post + age < world.days], age[post + age < world.days]
+    metrics = ("target_user", "int_page_read_user", "int_page_read_count", "like_user", "share_user", "comment_user")
+    size = np.maximum((chance.lognormal(6, 0.5, len(published)))[post // 3], 20)
+    shares = np.array([10, 3, 4, 0.3, 0.1, 0.05])
+    values = (size[:, None] * shares * (1 - 0.8 ** (age + 1))[:, None]).astype(np.int64).ravel()
+    when = np.repeat(post + age, len(metrics))
+    day, figures = np.arange(world.days), ("new_user", "cancel_user", "cumulate_user")
+    new = chance.poisson(world.members * 0.4 / world.days + 1, world.days)
+    gone = (new * 0.15).astype(np.int64)
+    return {
+        "core.social_posts": {
+            "source_id": ACCOUNT, "post_id": published, "kind": "article", "content": "今晚上新",
+            "published_at": instants(world.start + published * DAY + 20 * 3600),
+            "modified_at": instants(world.start + published * DAY + 20 * 3600), "batch_id": 1,
+        },
+        "core.social_post_stats": {
+            "source_id": ACCOUNT, "post_id": np.repeat(post, len(metrics)), "stat_date": days_of(world, when),
+            "metric": names(metrics, np.tile(np.arange(len(metrics)), len(post))), "value": values, "batch_id": 1,
+        },
+        "core.social_stats_daily": {
+            "source_id": ACCOUNT, "stat_date": days_of(world, np.repeat(day, len(figures))),
+            "report": names(["user_summary", "user_summary", "user_cumulate"], np.tile(np.arange(3), world.days)),
+            "metric": names(figures, np.tile(np.arange(3), world.days)),
+            "value": np.stack([new, gone, np.cumsum(new - gone)], 1).ravel(), "batch_id": 1,
+        },
+    }  # fmt: skip
+
+
 ARTICLES = [f"A{number:04}" for number in range(PRODUCTS)]
 TITLES = [f"WHITE HANGING HEART T-LIGHT {number:04}" for number in range(PRODUCTS)]
 
@@ -395,8 +431,9 @@ def product_rows(world: World) -> dict[str, Columns]:
 
 
 # ------------------------------------------------------------------------------------------------- arrays and COPY
-def names(choices: Sequence[str], index: Any) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(np.asarray(index, np.int32), pa.array(choices)).dictionary_decode()
+def names(choices: Sequence[str], index: Any, is_there: Any = None) -> pa.Array:
+    places = pa.array(np.asarray(index, np.int32), mask=None if is_there is None else ~is_there)
+    return pa.DictionaryArray.from_arrays(places, pa.array(choices)).dictionary_decode()
 
 
 def optional(values: Any, is_there: Any) -> pa.Array:
@@ -406,6 +443,10 @@ def optional(values: Any, is_there: Any) -> pa.Array:
 def instants(seconds: Any, is_there: Any = None) -> pa.Array:
     """Seconds of the local clock as `2026-03-14 10:00:00`."""
     return pa.array(np.asarray(seconds, np.int64).astype("datetime64[s]"), mask=None if is_there is None else ~is_there)
+
+
+def days_of(world: World, index: Any) -> pa.Array:
+    return pa.array(np.datetime64(world.first_day) + np.asarray(index))
 
 
 def money(fen: Any) -> pa.Array:
@@ -471,7 +512,7 @@ def load(connection: psycopg.Connection[Any], world: World) -> dict[str, int]:
     connection.execute("SET session_replication_role = replica")  # neither touches nor foreign keys, row by row
     connection.execute("SET synchronous_commit = off")
     with without_indexes(connection, LOADED):
-        put(product_rows(world))
+        put(product_rows(world) | social_facts(world))
         for first in range(0, world.members, PIECE):
             put(people_rows(world, first, min(first + PIECE, world.members)))
         for piece in pieces(world):
