@@ -152,6 +152,8 @@ def bind(world: World, person: Person, at: int) -> None:
         "email": person.email,
         "name": person.name,
         "language": person.language,
+        "birthday": f"{1 + world.chance.bits('birth month', person.person_id) % 12:02}-"
+        f"{1 + world.chance.bits('birth day', person.person_id) % 28:02}",
         "consents": [
             {"channel": channel, "purpose": "marketing", "granted": person.grants_marketing, "text_version": "v1"}
             for channel in channels

@@ -214,6 +214,12 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
         "UPDATE core.identity_rules SET max_sharers = %(max_sharers)s WHERE max_sharers <> %(max_sharers)s",
         load_kpis().identity.model_dump(),
     )
+    portrait = load_kpis().portrait
+    connection.execute(
+        "UPDATE mart.portrait_rules SET active_days = %(active_days)s, sleeping_days = %(sleeping_days)s"
+        " WHERE (active_days, sleeping_days) IS DISTINCT FROM (%(active_days)s, %(sleeping_days)s)",
+        portrait.model_dump(),
+    )
     known = list(accounts)
     kpi_count = sync_kpis(connection, load_kpis().kpis, {account.source_id for account in known})
     for account in known:

@@ -38,6 +38,9 @@ read AS (
         CASE WHEN t.data ->> 'email' LIKE 'email:%%' THEN t.data ->> 'email' END AS email,
         CASE WHEN t.data ->> 'name' LIKE 'name:%%' THEN t.data ->> 'name' END AS form_name,
         CASE WHEN t.data ->> 'language' IN ('zh', 'en') THEN t.data ->> 'language' END AS form_language,
+        -- a day of any leap year: the year of birth is not asked for
+        CASE WHEN t.data ->> 'birthday' ~ '^[0-9]{2}-[0-9]{2}$' AND pg_input_is_valid('2000-' || (t.data ->> 'birthday'), 'date')
+             THEN ('2000-' || (t.data ->> 'birthday'))::date END AS form_birthday,
         t.fields ->> 'MsgType' AS message_type, t.fields ->> 'Event' AS event, t.fields ->> 'EventKey' AS event_key,
         t.fields ->> 'CreateTime' AS created, coalesce(t.fields ->> 'MsgId', t.fields ->> 'MsgID') AS platform_id,
         t.fields ->> 'Status' AS status, t.fields ->> 'SentCount' AS sent_count, t.fields ->> 'TotalCount' AS total_count
@@ -71,7 +74,7 @@ SELECT
     NULL::text AS name, NULL::text AS language,      -- core/write/form_profiles.sql: what people say stands above what platforms say
     'binding' AS evidence, j.received_at AS seen_at,
     CASE WHEN j.is_push THEN %(account_source_id)s::text ELSE %(source_id)s::text END AS fact_source_id,
-    j.kind, j.is_push, j.received_at, j.openid, j.phone, j.email, j.form_name, j.form_language,
+    j.kind, j.is_push, j.received_at, j.openid, j.phone, j.email, j.form_name, j.form_language, j.form_birthday,
     j.message_type, j.event, j.event_key, j.created, j.platform_id, j.status, j.sent_count, j.total_count,
     coalesce(raw.from_epoch(j.created), j.received_at) AS occurred_at,
     j.data ->> 'key' AS message_key, j.data ->> 'channel' AS channel,

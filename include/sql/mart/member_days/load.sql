@@ -92,8 +92,8 @@ FROM (
     JOIN money_back AS b ON b.settled_at >= (k.since + 1)::timestamptz AND b.settled_at < (k.horizon + 1)::timestamptz
     JOIN core.member_identities AS mi ON mi.identity_id = b.identity_id
 ) AS x
-CROSS JOIN mark AS k
-WHERE NOT k.is_full AND x.day <= k.horizon;
+CROSS JOIN mark AS q
+WHERE NOT q.is_full AND x.day <= q.horizon;
 ANALYZE scope;
 
 DROP TABLE IF EXISTS pg_temp.new_days;

@@ -18,7 +18,8 @@ FROM (
     -- a product that changed its category moves favourites; categories are few rules, so everything is told again
     SELECT
         'member_facts' AS mart,
-        %(portrait_window_days)s::integer || '/' || coalesce((SELECT min(c.settings) FROM mart.marks AS c WHERE c.mart = 'products'), '') AS settings
+        %(portrait_window_days)s::integer || '/'
+        || coalesce((SELECT min(c.settings) FROM mart.marks AS c WHERE c.mart = 'products'), '') AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
@@ -87,7 +88,9 @@ bought AS (
 sources AS (
     SELECT DISTINCT ON (c.member_id) c.member_id, c.source_id
     FROM (
-        SELECT r.member_id, r.source_id, count(*) AS order_count, sum(r.goods_amount) AS amount FROM recent AS r GROUP BY r.member_id, r.source_id
+        SELECT r.member_id, r.source_id, count(*) AS order_count, sum(r.goods_amount) AS amount
+        FROM recent AS r
+        GROUP BY r.member_id, r.source_id
     ) AS c
     ORDER BY c.member_id ASC, c.order_count DESC, c.amount DESC, c.source_id ASC
 ),

@@ -35,8 +35,8 @@ FROM (
     JOIN mart.member_days AS d
         ON d.day > k.since - %(rfm_window_days)s::integer AND d.day <= k.day - %(rfm_window_days)s::integer
 ) AS x
-CROSS JOIN mark AS k
-WHERE NOT k.is_full;
+CROSS JOIN mark AS q
+WHERE NOT q.is_full;
 CREATE UNIQUE INDEX ON scope (member_id);
 ANALYZE scope;
 
@@ -145,9 +145,12 @@ marked AS (
     SELECT
         p.member_id, p.valid_from, p.valid_to, p.last_order_date, p.frequency_count, p.monetary_amount, p.r_score, p.f_score, p.m_score,
         p.rfm_segment,
-        (lag(p.valid_to) OVER w, lag(p.last_order_date) OVER w, lag(p.frequency_count) OVER w, lag(p.monetary_amount) OVER w,
-         lag(p.r_score) OVER w, lag(p.f_score) OVER w, lag(p.m_score) OVER w)
-        IS DISTINCT FROM (p.valid_from, p.last_order_date, p.frequency_count, p.monetary_amount, p.r_score, p.f_score, p.m_score) AS is_new
+        coalesce(
+            lag(p.valid_to) OVER w = p.valid_from
+            AND lag(row(p.last_order_date, p.frequency_count, p.monetary_amount, p.r_score, p.f_score, p.m_score)) OVER w
+            = row(p.last_order_date, p.frequency_count, p.monetary_amount, p.r_score, p.f_score, p.m_score),
+            FALSE
+        ) AS is_alike
     FROM pieces AS p
     WINDOW w AS (PARTITION BY p.member_id ORDER BY p.valid_from ASC)
 ),
@@ -155,7 +158,7 @@ grouped AS (
     SELECT
         m.member_id, m.valid_from, m.valid_to, m.last_order_date, m.frequency_count, m.monetary_amount, m.r_score, m.f_score, m.m_score,
         m.rfm_segment,
-        count(*) FILTER (WHERE m.is_new) OVER (PARTITION BY m.member_id ORDER BY m.valid_from ASC) AS stretch
+        count(*) FILTER (WHERE NOT m.is_alike) OVER (PARTITION BY m.member_id ORDER BY m.valid_from ASC) AS stretch
     FROM marked AS m
 )
 SELECT

@@ -101,7 +101,8 @@ rated AS (
 bought AS (
     SELECT
         d.member_id, d.day,
-        lag(d.day, %(loyal_order_days)s::integer - 1) OVER (PARTITION BY d.member_id ORDER BY d.day ASC) + %(loyal_window_days)s::integer AS end_day
+        lag(d.day, %(loyal_order_days)s::integer - 1) OVER (PARTITION BY d.member_id ORDER BY d.day ASC)
+        + %(loyal_window_days)s::integer AS end_day
     FROM scope AS s
     JOIN mart.member_days AS d ON d.member_id = s.member_id AND d.order_count > 0
 ),
@@ -183,7 +184,9 @@ DROP TABLE IF EXISTS pg_temp.told;
 CREATE TEMPORARY TABLE told ON COMMIT DROP AS
 WITH
 edges AS (
-    SELECT c.member_id, c.day_from AS day, CASE WHEN c.rank NOT IN (7, 8) THEN c.rank ELSE 0 END AS rank, (c.rank = 7)::integer AS satisfied, (c.rank = 8)::integer AS loyal
+    SELECT
+        c.member_id, c.day_from AS day, CASE WHEN c.rank NOT IN (7, 8) THEN c.rank ELSE 0 END AS rank,
+        (c.rank = 7)::integer AS satisfied, (c.rank = 8)::integer AS loyal
     FROM conditions AS c
     WHERE c.day_from IS NOT NULL
     UNION ALL

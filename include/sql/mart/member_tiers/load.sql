@@ -35,8 +35,8 @@ DROP TABLE IF EXISTS pg_temp.programmes;
 CREATE TEMPORARY TABLE programmes ON COMMIT DROP AS
 SELECT
     p.programme, p.position, p.measure, p.window_days, p.review_days, p.grace_days, p.downgrade,
-    coalesce(p.window_days || '-day ', 'lifetime ') || CASE p.measure WHEN 'net_amount' THEN 'spend' WHEN 'order_count' THEN 'orders' ELSE 'points' END
-        AS what,
+    coalesce(p.window_days || '-day ', 'lifetime ')
+    || CASE p.measure WHEN 'net_amount' THEN 'spend' WHEN 'order_count' THEN 'orders' ELSE 'points' END AS what,
     CASE p.measure WHEN 'net_amount' THEN 'FM999,999,999,999,990.00' ELSE 'FM999,999,999,999,990' END AS picture,
     coalesce((SELECT min(q.points_per_unit) FROM mart.point_rules AS q), 1) AS points_per_unit,
     array_agg(r.enter_value ORDER BY r.rank) AS enter_values,
@@ -220,7 +220,9 @@ WITH RECURSIVE steps (member_id, position, day, rank, kind, value, review_date, 
                     SELECT coalesce(z.valid_to, g.day) AS day
                     FROM (
                         SELECT s.day + i AS day
-                        FROM generate_series(s.review_days, (SELECT k.horizon FROM mark AS k) - s.day - s.grace_days, nullif(s.review_days, 0)) AS i
+                        FROM generate_series(
+                            s.review_days, (SELECT k.horizon FROM mark AS k) - s.day - s.grace_days, nullif(s.review_days, 0)
+                        ) AS i
                         WHERE s.review_days > 0
                         UNION ALL
                         SELECT t.day FROM path AS t
@@ -284,7 +286,8 @@ SELECT
     lag(w.rank) OVER o AS previous_rank,
     CASE
         WHEN w.kind = 'down' AND p.review_days > 0
-            THEN 'review of ' || w.review_date || CASE p.grace_days WHEN 0 THEN '' ELSE ' and ' || p.grace_days || ' days of grace' END || ': '
+            THEN 'review of ' || w.review_date
+            || CASE p.grace_days WHEN 0 THEN '' ELSE ' and ' || p.grace_days || ' days of grace' END || ': '
         ELSE ''
     END
     || p.what || ' ' || to_char(trunc(w.value, 2), p.picture)
@@ -299,7 +302,11 @@ WINDOW o AS (PARTITION BY w.member_id, w.position ORDER BY w.day ASC);
 -- A granted tier stands above an earned lower one; when the grant ends, what was earned counts again.
 INSERT INTO earned (member_id, position, valid_from, rank, kind, value, valid_to, previous_rank, reason)
 WITH
-granted AS (SELECT d.member_id, d.position, d.rank, d.valid_from, d.valid_to, d.reason, d.grant_id FROM decisions AS d WHERE d.kind = 'grant'),
+granted AS (
+    SELECT d.member_id, d.position, d.rank, d.valid_from, d.valid_to, d.reason, d.grant_id
+    FROM decisions AS d
+    WHERE d.kind = 'grant'
+),
 edges AS (
     SELECT g.member_id, g.position, x.day
     FROM granted AS g
@@ -460,7 +467,10 @@ INSERT INTO mart.member_tiers (
 )
 SELECT n.member_id, n.programme, n.valid_from, n.valid_to, n.tier, n.previous_tier, n.kind, n.measure_value, n.review_date, n.reason
 FROM told_tiers AS n
-WHERE NOT EXISTS (SELECT 1 FROM mart.member_tiers AS m WHERE m.member_id = n.member_id AND m.programme = n.programme AND m.valid_from = n.valid_from)
+WHERE NOT EXISTS (
+    SELECT 1 FROM mart.member_tiers AS m
+    WHERE m.member_id = n.member_id AND m.programme = n.programme AND m.valid_from = n.valid_from
+)
 ORDER BY n.member_id ASC, n.programme ASC, n.valid_from ASC;
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)

@@ -172,18 +172,23 @@ returned AS (
     ) AS b
 ),
 movements AS (
-    SELECT l.member_id, l.day, 2 AS place, 'earn' AS kind, l.day AS lot_day, '' AS use_id, l.points AS comes, 0::bigint AS goes, 0::bigint AS floor
+    SELECT
+        l.member_id, l.day, 2 AS place, 'earn' AS kind, l.day AS lot_day, '' AS use_id,
+        l.points AS comes, 0::bigint AS goes, 0::bigint AS floor
     FROM lots AS l
     UNION ALL
     SELECT r.member_id, r.day, 3, 'reverse', r.paid_day, '', 0, r.points::bigint, 0 FROM returned AS r
     UNION ALL
-    SELECT u.member_id, u.day, CASE WHEN u.points > 0 THEN 2 ELSE 4 END, u.kind, u.day, u.use_id, greatest(u.points, 0), greatest(-u.points, 0), 0
+    SELECT
+        u.member_id, u.day, CASE WHEN u.points > 0 THEN 2 ELSE 4 END, u.kind, u.day AS lot_day, u.use_id,
+        greatest(u.points, 0), greatest(-u.points, 0), 0
     FROM uses AS u
     UNION ALL
     -- when a day's points end, everything that had come in by then is gone
     SELECT
         l.member_id, l.day + l.expire_days, 1, 'expire', l.day, '', 0, 0,
-        l.came_in + coalesce((SELECT sum(u.points) FROM uses AS u WHERE u.member_id = l.member_id AND u.day <= l.day AND u.points > 0), 0)::bigint
+        l.came_in
+        + coalesce((SELECT sum(u.points) FROM uses AS u WHERE u.member_id = l.member_id AND u.day <= l.day AND u.points > 0), 0)::bigint
     FROM lots AS l
     WHERE l.day <= (SELECT k.horizon FROM mark AS k) - l.expire_days
     UNION ALL
@@ -198,8 +203,9 @@ movements AS (
 summed AS (
     SELECT
         m.member_id, m.day, m.place, m.kind, m.lot_day, m.use_id, m.comes, m.goes, m.floor,
-        (sum(m.comes) OVER (PARTITION BY m.member_id ORDER BY m.day ASC, m.place ASC, m.lot_day ASC, m.use_id ASC ROWS UNBOUNDED PRECEDING))::bigint
-            AS came_in
+        (sum(m.comes) OVER (
+            PARTITION BY m.member_id ORDER BY m.day ASC, m.place ASC, m.lot_day ASC, m.use_id ASC ROWS UNBOUNDED PRECEDING
+        ))::bigint AS came_in
     FROM movements AS m
 ),
 gone AS (
@@ -213,7 +219,9 @@ gone AS (
 entries AS (
     SELECT
         g.member_id, g.day, g.kind, g.lot_day, g.use_id,
-        g.comes - g.gone + lag(g.gone, 1, 0::bigint) OVER (PARTITION BY g.member_id ORDER BY g.day ASC, g.place ASC, g.lot_day ASC, g.use_id ASC) AS points
+        g.comes - g.gone + lag(g.gone, 1, 0::bigint) OVER (
+            PARTITION BY g.member_id ORDER BY g.day ASC, g.place ASC, g.lot_day ASC, g.use_id ASC
+        ) AS points
     FROM gone AS g
 )
 SELECT e.member_id, e.day, e.kind, e.lot_day, e.use_id, e.points
@@ -228,7 +236,9 @@ WHERE
     l.member_id = s.member_id
     AND NOT EXISTS (
         SELECT 1 FROM ledger AS n
-        WHERE n.member_id = l.member_id AND n.day = l.day AND n.kind = l.kind AND n.lot_day = l.lot_day AND n.use_id = l.use_id AND n.points = l.points
+        WHERE
+            n.member_id = l.member_id AND n.day = l.day AND n.kind = l.kind AND n.lot_day = l.lot_day AND n.use_id = l.use_id
+            AND n.points = l.points
     );
 
 INSERT INTO mart.points_ledger (member_id, day, kind, lot_day, use_id, points)

@@ -22,7 +22,11 @@ SELECT
     END AS month_from
 FROM (
     -- whatever makes histories be told anew makes them be counted anew
-    SELECT 'stage_transitions' AS mart, (SELECT string_agg(k.settings, '/' ORDER BY k.mart) FROM mart.marks AS k WHERE k.mart IN ('member_tiers', 'member_stages')) AS settings
+    SELECT
+        'stage_transitions' AS mart,
+        (
+            SELECT string_agg(k.settings, '/' ORDER BY k.mart) FROM mart.marks AS k WHERE k.mart IN ('member_tiers', 'member_stages')
+        ) AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
@@ -73,7 +77,11 @@ moves AS (
     FROM month_ends AS m
     LEFT JOIN stock AS s ON s.about = m.about AND s.member_id = m.member_id
 ),
-moved AS (SELECT m.about, m.month, m.state_from, m.state_to, count(*) AS member_count FROM moves AS m GROUP BY m.about, m.month, m.state_from, m.state_to),
+moved AS (
+    SELECT m.about, m.month, m.state_from, m.state_to, count(*) AS member_count
+    FROM moves AS m
+    GROUP BY m.about, m.month, m.state_from, m.state_to
+),
 months AS (
     SELECT a.about, g::date AS month
     FROM (
@@ -122,7 +130,7 @@ FROM (
     UNION ALL
     -- who is not in a move stayed
     SELECT
-        o.about, o.month, o.state, o.state,
+        o.about, o.month, o.state AS state_from, o.state AS state_to,
         o.member_count - coalesce((
             SELECT sum(v.member_count) FROM moved AS v WHERE v.about = o.about AND v.month = o.month AND v.state_from = o.state
         ), 0)

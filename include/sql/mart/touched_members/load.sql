@@ -57,7 +57,9 @@ FROM (
     WHERE
         k.kind = 'identity'
         -- a value that is somebody's for the first time moves nobody
-        AND k.identity_id IN (SELECT v.identity_id FROM taken AS v WHERE v.kind = 'identity' GROUP BY v.identity_id HAVING count(DISTINCT v.member_id) > 1)
+        AND k.identity_id IN (
+            SELECT v.identity_id FROM taken AS v WHERE v.kind = 'identity' GROUP BY v.identity_id HAVING count(DISTINCT v.member_id) > 1
+        )
 ) AS s
 GROUP BY s.member_id;
 ANALYZE shifted;
