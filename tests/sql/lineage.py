@@ -71,4 +71,5 @@ def _targets(node: exp.Expression) -> list[exp.Table]:
 
 
 def _name(table: exp.Table) -> str:
-    return f"{table.db}.{table.name}" if table.db and table.db != "pg_temp" else ""
+    name = table.name or table.this.name  # of a function in FROM: its own
+    return f"{table.db}.{name}" if table.db and table.db != "pg_temp" else ""

@@ -1,94 +1,129 @@
 -- mart.asset_cube_daily: what the brand has in its members: width (whom it reaches), length (how long they stay), height (what they bring).
 -- Grain: one row per business date, all shops together.
 -- Params: business_date (date).
--- Reads: core.members, core.member_identities, core.identities, core.profiles, core.consents, core.reviews, mart.member_days
+-- Reads: core.members, core.member_identities, core.identities, core.profiles, core.consents, core.followers, core.follow_events,
+--   core.suppressed_as_of, core.reviews, mart.member_days
 -- Rerun: safe; replaces exactly one business date; a row that does not differ is not rewritten. Any past date can be computed, by who is
 -- who today: people who turned out to be one are one on every date (docs/decisions/0069-asset-cube.md).
 -- A year is 365 days. Margin and referrals are NULL: no source tells what goods cost, or who brought whom.
+DROP TABLE IF EXISTS pg_temp.width;
+CREATE TEMPORARY TABLE width ON COMMIT DROP AS
 WITH
-night AS (SELECT %(business_date)s::date AS day, (%(business_date)s::date + 1)::timestamptz AS ends_at),
-known AS (
-    SELECT
-        mi.member_id,
-        bool_or(i.kind = 'wechat_openid') AS has_wechat,
-        bool_or(i.kind = 'phone') AS has_phone,
-        bool_or(i.kind = 'email') AS has_email,
-        bool_or(i.kind = 'mall_id') AS has_push,
-        bool_or(p.name IS NOT NULL) AS has_name
-    FROM core.member_identities AS mi
-    JOIN core.identities AS i ON i.identity_id = mi.identity_id
-    LEFT JOIN core.profiles AS p
-        ON p.identity_id = mi.identity_id AND p.observed_at < (%(business_date)s::date + 1)::timestamptz
-    WHERE i.first_seen_at < (%(business_date)s::date + 1)::timestamptz
-    GROUP BY mi.member_id
+-- the rule of core.reachability_as_of from its other end: not from all addresses, but from who follows or said yes
+last_follow AS (
+    SELECT DISTINCT ON (e.source_id, e.identity_id) e.source_id, e.identity_id, e.kind
+    FROM core.follow_events AS e
+    WHERE e.occurred_at < (%(business_date)s::date + 1)::timestamptz
+    ORDER BY e.source_id ASC, e.identity_id ASC, e.occurred_at DESC, e.event_id DESC
+),
+following AS (
+    SELECT DISTINCT f.identity_id
+    FROM core.followers AS f
+    LEFT JOIN last_follow AS l ON l.source_id = f.source_id AND l.identity_id = f.identity_id
+    WHERE
+        coalesce(
+            l.kind = 'follow',
+            coalesce(f.followed_at < (%(business_date)s::date + 1)::timestamptz, f.is_following)
+            AND (f.is_following OR f.unfollowed_at >= (%(business_date)s::date + 1)::timestamptz)
+        )
 ),
 said AS (
-    -- the member's last word about a channel, by the rule of core.consents.ranks_at
     SELECT DISTINCT ON (mi.member_id, c.channel) mi.member_id, c.channel, c.is_granted
     FROM core.consents AS c
     JOIN core.member_identities AS mi ON mi.identity_id = c.identity_id
     WHERE c.purpose = 'marketing' AND c.occurred_at < (%(business_date)s::date + 1)::timestamptz
     ORDER BY mi.member_id ASC, c.channel ASC, c.ranks_at DESC, c.is_granted ASC
 ),
-allowed AS (
-    SELECT
-        c.member_id,
-        bool_or(c.channel = 'wechat') AS wechat,
-        bool_or(c.channel = 'sms') AS sms,
-        bool_or(c.channel = 'email') AS email,
-        bool_or(c.channel = 'push') AS push
-    FROM said AS c
-    WHERE c.is_granted
-    GROUP BY c.member_id
+addresses AS (
+    SELECT 'wechat' AS channel, mi.member_id, i.value AS address
+    FROM following AS f
+    JOIN core.identities AS i ON i.identity_id = f.identity_id
+    JOIN core.member_identities AS mi ON mi.identity_id = f.identity_id
+    LEFT JOIN said AS s ON s.member_id = mi.member_id AND s.channel = 'wechat'
+    WHERE
+        i.kind = 'wechat_openid' AND i.first_seen_at < (%(business_date)s::date + 1)::timestamptz
+        AND coalesce(s.is_granted, TRUE)
+    UNION ALL
+    SELECT s.channel, s.member_id, i.value AS address
+    FROM said AS s
+    JOIN core.member_identities AS mi ON mi.member_id = s.member_id
+    JOIN core.identities AS i ON i.identity_id = mi.identity_id AND i.kind = core.address_kind(s.channel)
+    WHERE
+        s.channel <> 'wechat' AND s.is_granted AND i.first_seen_at < (%(business_date)s::date + 1)::timestamptz
 ),
-width AS (
-    -- reached: allowed, and there is an address to write to
+reached AS (
+    SELECT a.member_id, a.channel
+    FROM addresses AS a
+    LEFT JOIN core.suppressed_as_of((%(business_date)s::date + 1)::timestamptz) AS x
+        ON x.channel = a.channel AND x.address = a.address
+    GROUP BY a.member_id, a.channel
+    HAVING NOT bool_and(x.address IS NOT NULL)
+),
+named AS (
+    SELECT DISTINCT mi.member_id
+    FROM core.profiles AS p
+    JOIN core.member_identities AS mi ON mi.identity_id = p.identity_id
+    WHERE p.name IS NOT NULL AND p.observed_at < (%(business_date)s::date + 1)::timestamptz
+),
+contactable AS (
+    SELECT DISTINCT mi.member_id
+    FROM core.identities AS i
+    JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id
+    WHERE i.kind IN ('phone', 'email') AND i.first_seen_at < (%(business_date)s::date + 1)::timestamptz
+)
+SELECT r.wechat_count, r.sms_count, r.email_count, r.push_count, r.any_count, c.complete_count, e.member_count
+FROM (
     SELECT
-        count(*) AS member_count,
-        count(*) FILTER (WHERE a.wechat AND k.has_wechat) AS reachable_wechat_count,
-        count(*) FILTER (WHERE a.sms AND k.has_phone) AS reachable_sms_count,
-        count(*) FILTER (WHERE a.email AND k.has_email) AS reachable_email_count,
-        count(*) FILTER (WHERE a.push AND k.has_push) AS reachable_push_count,
-        count(*) FILTER (
-            WHERE a.wechat AND k.has_wechat OR a.sms AND k.has_phone OR a.email AND k.has_email OR a.push AND k.has_push
-        ) AS reachable_count,
-        count(*) FILTER (WHERE k.has_name AND (k.has_phone OR k.has_email)) AS complete_profile_count
+        count(*) FILTER (WHERE h.channel = 'wechat') AS wechat_count,
+        count(*) FILTER (WHERE h.channel = 'sms') AS sms_count,
+        count(*) FILTER (WHERE h.channel = 'email') AS email_count,
+        count(*) FILTER (WHERE h.channel = 'push') AS push_count,
+        count(DISTINCT h.member_id) AS any_count
+    FROM reached AS h
+) AS r
+CROSS JOIN (SELECT count(*) AS complete_count FROM named AS n JOIN contactable AS k ON k.member_id = n.member_id) AS c
+CROSS JOIN (
+    SELECT count(*) AS member_count
     FROM core.members AS m
-    LEFT JOIN known AS k ON k.member_id = m.member_id
-    LEFT JOIN allowed AS a ON a.member_id = m.member_id
     WHERE m.absorbed_by IS NULL AND m.first_seen_at < (%(business_date)s::date + 1)::timestamptz
-),
-buyers AS (
-    SELECT
-        d.member_id,
-        max(d.day) FILTER (WHERE d.order_count > 0) - min(d.day) FILTER (WHERE d.order_count > 0) AS lifetime_days,
-        bool_or(d.order_count > 0 AND d.day > n.day - 365) AS is_of_year,
-        bool_or(d.order_count > 0 AND d.day > n.day - 730 AND d.day <= n.day - 365) AS is_of_year_before,
-        sum(d.net_amount) AS net_amount,
-        coalesce(sum(d.net_amount) FILTER (WHERE d.day > n.day - 365), 0) AS year_net_amount
-    FROM night AS n
-    JOIN mart.member_days AS d ON d.day <= n.day
-    GROUP BY d.member_id
-    HAVING bool_or(d.order_count > 0)
-),
-length_and_height AS (
+) AS e;
+
+DROP TABLE IF EXISTS pg_temp.length_and_height;
+CREATE TEMPORARY TABLE length_and_height ON COMMIT DROP AS
+SELECT b.buyer_count, b.lifetime_day_count, b.median_lifetime_days, b.previous_buyer_count, b.retained_buyer_count, b.year_buyer_count,
+    m.year_net_amount, m.net_amount, v.review_count
+FROM (
     SELECT
         count(*) AS buyer_count,
-        coalesce(sum(b.lifetime_days), 0) AS lifetime_day_count,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY b.lifetime_days ASC)::numeric AS median_lifetime_days,
-        count(*) FILTER (WHERE b.is_of_year_before) AS previous_buyer_count,
-        count(*) FILTER (WHERE b.is_of_year_before AND b.is_of_year) AS retained_buyer_count,
-        count(*) FILTER (WHERE b.is_of_year) AS year_buyer_count,
-        coalesce(sum(b.year_net_amount) FILTER (WHERE b.is_of_year), 0) AS year_net_amount,
-        coalesce(sum(b.net_amount), 0) AS net_amount
-    FROM buyers AS b
-),
-voices AS (
+        coalesce(sum(d.last_day - d.first_day), 0) AS lifetime_day_count,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY d.last_day - d.first_day ASC)::numeric AS median_lifetime_days,
+        count(*) FILTER (WHERE d.is_of_year_before) AS previous_buyer_count,
+        count(*) FILTER (WHERE d.is_of_year_before AND d.last_day > %(business_date)s::date - 365) AS retained_buyer_count,
+        count(*) FILTER (WHERE d.last_day > %(business_date)s::date - 365) AS year_buyer_count
+    FROM (
+        SELECT
+            o.member_id,
+            min(o.day) AS first_day,
+            max(o.day) AS last_day,
+            bool_or(o.day > %(business_date)s::date - 730 AND o.day <= %(business_date)s::date - 365) AS is_of_year_before
+        FROM mart.member_days AS o
+        WHERE o.order_count > 0 AND o.day <= %(business_date)s::date
+        GROUP BY o.member_id
+    ) AS d
+) AS b
+CROSS JOIN (
+    SELECT
+        coalesce(sum(n.net_amount), 0) AS net_amount,
+        coalesce(sum(n.net_amount) FILTER (WHERE n.day > %(business_date)s::date - 365), 0) AS year_net_amount
+    FROM mart.member_days AS n
+    WHERE n.day <= %(business_date)s::date
+) AS m
+CROSS JOIN (
     SELECT count(*) AS review_count
-    FROM core.reviews AS v
-    JOIN core.member_identities AS mi ON mi.identity_id = v.identity_id
-    WHERE v.created_at < (%(business_date)s::date + 1)::timestamptz
-)
+    FROM core.reviews AS w
+    WHERE w.identity_id IS NOT NULL AND w.created_at < (%(business_date)s::date + 1)::timestamptz
+) AS v;
+
 INSERT INTO mart.asset_cube_daily (
     business_date, member_count, reachable_wechat_count, reachable_sms_count, reachable_email_count, reachable_push_count,
     reachable_count, reachable_rate, complete_profile_count, complete_profile_rate, buyer_count, lifetime_day_count,
@@ -97,11 +132,10 @@ INSERT INTO mart.asset_cube_daily (
     reviews_per_buyer_rate, referral_count
 )
 SELECT
-    n.day, w.member_count, w.reachable_wechat_count, w.reachable_sms_count, w.reachable_email_count, w.reachable_push_count,
-    w.reachable_count,
-    w.reachable_count::numeric / nullif(w.member_count, 0),
-    w.complete_profile_count,
-    w.complete_profile_count::numeric / nullif(w.member_count, 0),
+    %(business_date)s::date, w.member_count, w.wechat_count, w.sms_count, w.email_count, w.push_count, w.any_count,
+    w.any_count::numeric / nullif(w.member_count, 0),
+    w.complete_count,
+    w.complete_count::numeric / nullif(w.member_count, 0),
     h.buyer_count, h.lifetime_day_count,
     h.lifetime_day_count::numeric / nullif(h.buyer_count, 0),
     h.median_lifetime_days, h.previous_buyer_count, h.retained_buyer_count,
@@ -111,13 +145,11 @@ SELECT
     h.net_amount,
     h.net_amount / nullif(h.buyer_count, 0),
     NULL,
-    v.review_count,
-    v.review_count::numeric / nullif(h.buyer_count, 0),
+    h.review_count,
+    h.review_count::numeric / nullif(h.buyer_count, 0),
     NULL
-FROM night AS n
-CROSS JOIN width AS w
+FROM width AS w
 CROSS JOIN length_and_height AS h
-CROSS JOIN voices AS v
 ON CONFLICT (business_date) DO UPDATE SET
     member_count = excluded.member_count,
     reachable_wechat_count = excluded.reachable_wechat_count,

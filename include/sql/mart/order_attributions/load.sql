@@ -14,7 +14,8 @@ SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
     (greatest(%(business_date)s::date, m.business_date) + 1)::timestamptz AS ends_at,
     m.business_date AS since,
-    coalesce(m.batch_id, 0) AS batch_id,
+    coalesce(m.batch_id, 0) AS after_batch_id,
+    coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), m.batch_id, 0) AS upto_batch_id,
     w.settings,
     coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (
@@ -32,7 +33,8 @@ DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
 SELECT t.member_id
 FROM mart.touched_members AS t
-WHERE NOT (SELECT k.is_full FROM mark AS k) AND t.batch_id > (SELECT k.batch_id FROM mark AS k)
+CROSS JOIN mark AS k
+WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id
 UNION
 SELECT mi.member_id
 FROM mark AS k
@@ -242,7 +244,7 @@ WHERE
     );
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)
-SELECT 'order_attributions', k.horizon, coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), k.batch_id), k.settings
+SELECT 'order_attributions', k.horizon, k.upto_batch_id, k.settings
 FROM mark AS k
 ON CONFLICT (mart) DO UPDATE SET
     business_date = excluded.business_date, batch_id = greatest(marks.batch_id, excluded.batch_id), settings = excluded.settings,

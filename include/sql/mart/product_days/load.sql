@@ -11,7 +11,8 @@ CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
     m.business_date AS since,
-    coalesce(m.batch_id, 0) AS batch_id,
+    coalesce(m.batch_id, 0) AS after_batch_id,
+    coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), m.batch_id, 0) AS upto_batch_id,
     m.mart IS NULL AS is_full,
     NOT EXISTS (SELECT FROM mart.product_days) AS is_empty
 FROM (SELECT 'product_days' AS mart) AS w
@@ -23,7 +24,8 @@ SELECT x.source_id, x.day
 FROM (
     SELECT t.source_id, t.day
     FROM mart.touched_days AS t
-    WHERE t.batch_id > (SELECT m.batch_id FROM mark AS m)
+    CROSS JOIN mark AS m
+    WHERE t.batch_id > m.after_batch_id AND t.batch_id <= m.upto_batch_id
     UNION
     SELECT o.source_id, o.paid_at::date
     FROM mark AS m
@@ -105,7 +107,7 @@ WHERE
     IS DISTINCT FROM (excluded.unit_count, excluded.gross_amount, excluded.order_count, excluded.buyer_count);
 
 INSERT INTO mart.marks (mart, business_date, batch_id)
-SELECT 'product_days', k.horizon, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), k.batch_id)
+SELECT 'product_days', k.horizon, k.upto_batch_id
 FROM mark AS k
 ON CONFLICT (mart) DO UPDATE SET
     business_date = excluded.business_date, batch_id = greatest(marks.batch_id, excluded.batch_id), computed_at = clock_timestamp()

@@ -10,7 +10,8 @@ CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
     m.business_date AS since,
-    coalesce(m.batch_id, 0) AS batch_id,
+    coalesce(m.batch_id, 0) AS after_batch_id,
+    coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), m.batch_id, 0) AS upto_batch_id,
     w.settings,
     coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (
@@ -28,7 +29,8 @@ SELECT x.source_id, x.day
 FROM (
     SELECT t.source_id, t.day
     FROM mart.touched_days AS t
-    WHERE t.batch_id > (SELECT m.batch_id FROM mark AS m)
+    CROSS JOIN mark AS m
+    WHERE t.batch_id > m.after_batch_id AND t.batch_id <= m.upto_batch_id
     UNION
     SELECT p.source_id, p.day
     FROM mark AS m
@@ -144,7 +146,7 @@ WHERE
     );
 
 INSERT INTO mart.marks (mart, business_date, batch_id, settings)
-SELECT 'products', k.horizon, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), k.batch_id), k.settings
+SELECT 'products', k.horizon, k.upto_batch_id, k.settings
 FROM mark AS k
 ON CONFLICT (mart) DO UPDATE SET
     business_date = excluded.business_date, batch_id = greatest(marks.batch_id, excluded.batch_id), settings = excluded.settings,

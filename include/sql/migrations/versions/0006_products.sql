@@ -13,6 +13,11 @@ CREATE INDEX ON core.coupon_events (coupon_request);
 CREATE INDEX ON core.coupon_events (occurred_at) WHERE kind = 'redeemed';
 CREATE INDEX ON core.follow_events (identity_id) WHERE scene IS NOT NULL;
 
+-- Addresses that nothing may be sent to at an instant, for marts, which do not read push.
+CREATE FUNCTION core.suppressed_as_of(as_of_at timestamptz) RETURNS TABLE (channel text, address text) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT DISTINCT s.channel, s.address FROM push.suppressions AS s WHERE s.since < as_of_at AND (s.until IS NULL OR s.until >= as_of_at)
+$$;
+
 -- What a run did and what came back moves its members, however late the news is.
 CREATE FUNCTION core.touch_answers() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
