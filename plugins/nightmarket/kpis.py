@@ -50,7 +50,10 @@ def kpi_mistakes(kpis: Mapping[str, KpiDefinition]) -> Iterable[tuple[tuple[str,
     known = computed_kpis()
     for name, kpi in kpis.items():
         if name not in known:
-            yield ("kpis", name), f"nothing computes the KPI {name!r}; include/sql/{VALUES_FILE} knows {', '.join(sorted(known))}"
+            yield (
+                ("kpis", name),
+                f"nothing computes the KPI {name!r}; include/sql/{VALUES_FILE} knows {', '.join(sorted(known))}",
+            )
         if kpi.amber_margin and kpi.target is None and not kpi.source_targets:
             yield ("kpis", name, "amber_margin"), "a margin needs a target"
 

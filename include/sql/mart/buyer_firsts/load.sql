@@ -2,13 +2,14 @@
 -- Grain: one row per member and source with a paid order; source '' = any of them.
 -- Params: business_date (date).
 -- Reads: core.orders, core.member_identities, mart.touched_members, mart.buyer_firsts, mart.marks
--- Rerun: safe; rows that do not differ are not rewritten. A night looks at members of whom a day was touched that is not behind
--- their first one; without a mark, at everybody. Days of the future are in it as soon as core knows them: its readers compare
--- days with the first one, so a past date can be computed with it all the same.
+-- Rerun: safe; rows that do not differ are not rewritten. A night looks at members of whom a day was touched, or is new, that is not
+-- behind their first one; without a mark, at everybody. A run for an older date takes nothing back.
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
+    (greatest(%(business_date)s::date, m.business_date) + 1)::timestamptz AS ends_at,
+    (m.business_date + 1)::timestamptz AS since_at,
     coalesce(m.batch_id, 0) AS after_batch_id,
     greatest(m.batch_id, coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), 0)) AS upto_batch_id,
     m.mart IS NULL AS is_full
@@ -22,7 +23,7 @@ by_source AS (
     SELECT mi.member_id, o.source_id, min(o.paid_at)::date AS first_date
     FROM core.orders AS o
     JOIN core.member_identities AS mi ON mi.identity_id = o.identity_id
-    WHERE o.is_paid AND o.paid_at IS NOT NULL AND (SELECT k.is_full FROM mark AS k)
+    WHERE o.is_paid AND o.paid_at < (SELECT k.ends_at FROM mark AS k) AND (SELECT k.is_full FROM mark AS k)
     GROUP BY mi.member_id, o.source_id
 )
 SELECT member_id, source_id, first_date FROM by_source
@@ -35,7 +36,13 @@ CREATE TEMPORARY TABLE touched ON COMMIT DROP AS
 SELECT DISTINCT t.member_id, t.day
 FROM mart.touched_members AS t
 CROSS JOIN mark AS k
-WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id AND t.day < 'infinity';
+WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id AND t.day < 'infinity'
+UNION
+SELECT mi.member_id, o.paid_at::date
+FROM mark AS k
+JOIN core.orders AS o ON o.paid_at >= k.since_at AND o.paid_at < k.ends_at
+JOIN core.member_identities AS mi ON mi.identity_id = o.identity_id
+WHERE o.is_paid;
 ANALYZE touched;
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
@@ -50,8 +57,9 @@ SELECT t.member_id
 FROM touched AS t
 JOIN core.member_identities AS mi ON mi.member_id = t.member_id
 JOIN core.orders AS o ON o.identity_id = mi.identity_id AND o.paid_at >= t.day::timestamptz AND o.paid_at < (t.day + 1)::timestamptz
+CROSS JOIN mark AS k
 LEFT JOIN mart.buyer_firsts AS f ON f.member_id = t.member_id AND f.source_id = o.source_id
-WHERE t.day > '-infinity' AND o.is_paid AND (f.first_date IS NULL OR f.first_date > t.day);
+WHERE t.day > '-infinity' AND o.is_paid AND o.paid_at < k.ends_at AND (f.first_date IS NULL OR f.first_date > t.day);
 ANALYZE scope;
 
 DROP TABLE IF EXISTS pg_temp.fresh;
@@ -62,7 +70,7 @@ by_source AS (
     FROM scope AS s
     JOIN core.member_identities AS mi ON mi.member_id = s.member_id
     JOIN core.orders AS o ON o.identity_id = mi.identity_id
-    WHERE o.is_paid AND o.paid_at IS NOT NULL
+    WHERE o.is_paid AND o.paid_at < (SELECT k.ends_at FROM mark AS k)
     GROUP BY s.member_id, o.source_id
 )
 SELECT member_id, source_id, first_date FROM by_source

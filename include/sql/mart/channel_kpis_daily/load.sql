@@ -46,8 +46,8 @@ FROM (
     JOIN core.message_events AS e ON e.occurred_at >= k.since_at AND e.occurred_at < k.ends_at
     JOIN core.exposures AS x ON x.group_key = e.message_key
 ) AS s
-CROSS JOIN mark AS k
-WHERE s.day <= k.horizon;
+CROSS JOIN mark AS h
+WHERE s.day <= h.horizon;
 
 DROP TABLE IF EXISTS pg_temp.ranges;
 CREATE TEMPORARY TABLE ranges ON COMMIT DROP AS
@@ -108,7 +108,7 @@ SELECT
     count(*) FILTER (WHERE m.is_opened) AS opened_count,
     count(*) FILTER (WHERE m.is_clicked) AS clicked_count,
     count(*) FILTER (WHERE m.is_unsubscribed) AS unsubscribed_count,
-    sum(s.cost_amount) AS cost_amount
+    trim_scale(sum(s.cost_amount)) AS cost_amount
 FROM sent AS s
 LEFT JOIN messages AS m ON m.message_key = s.message_key
 GROUP BY s.channel, s.day;

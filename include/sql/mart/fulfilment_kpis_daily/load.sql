@@ -15,7 +15,7 @@ SELECT
     coalesce(m.batch_id, 0) AS after_batch_id,
     greatest(m.batch_id, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), 0)) AS upto_batch_id,
     w.settings,
-    m.settings IS DISTINCT FROM w.settings AS is_full
+    coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (
     SELECT
         'fulfilment_kpis_daily' AS mart,
@@ -70,8 +70,8 @@ FROM (
     ) AS p (promise)
     CROSS JOIN generate_series((k.since_at - p.promise)::date, (k.ends_at - p.promise)::date, interval '1 day') AS d
 ) AS s
-CROSS JOIN mark AS k
-WHERE s.day <= k.horizon;
+CROSS JOIN mark AS h
+WHERE s.day <= h.horizon;
 
 DROP TABLE IF EXISTS pg_temp.ranges;
 CREATE TEMPORARY TABLE ranges ON COMMIT DROP AS

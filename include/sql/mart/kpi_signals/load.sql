@@ -12,7 +12,10 @@ DROP TABLE IF EXISTS pg_temp.picked;
 CREATE TEMPORARY TABLE picked ON COMMIT DROP AS
 SELECT
     v.kpi, v.source_id, v.grain, v.period_start, v.numerator, v.denominator, v.value, d.name_zh, d.name_en, d.unit, d.direction,
-    CASE WHEN g.grain = ANY(d.target_grains) THEN coalesce((d.source_targets ->> v.source_id)::numeric, d.target) END AS target, d.amber_margin, g.previous_start, g.last_year_start
+    CASE
+        WHEN array_position(d.target_grains, g.grain) IS NOT NULL THEN coalesce((d.source_targets ->> v.source_id)::numeric, d.target)
+    END AS target,
+    d.amber_margin, g.previous_start, g.last_year_start
 FROM mart.kpi_definitions AS d
 CROSS JOIN LATERAL (SELECT %(business_date)s::date - d.ripens_days AS day) AS r
 CROSS JOIN LATERAL (
@@ -132,7 +135,8 @@ SELECT
             ELSE ' in ' || to_char(w.period_start, 'YYYY-MM')
         END,
         CASE
-            WHEN w.z_text IS NOT NULL AND w.grain = 'day' THEN ', usually ' || w.usual_text || ' on a ' || w.weekday_en || ' (z ' || w.z_text || ')'
+            WHEN w.z_text IS NOT NULL AND w.grain = 'day'
+                THEN ', usually ' || w.usual_text || ' on a ' || w.weekday_en || ' (z ' || w.z_text || ')'
             WHEN w.z_text IS NOT NULL THEN ', usually ' || w.usual_text || ' a week (z ' || w.z_text || ')'
             WHEN w.previous_text IS NOT NULL THEN ', the ' || w.grain || ' before ' || w.previous_text
         END,

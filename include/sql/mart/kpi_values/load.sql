@@ -19,7 +19,7 @@ SELECT
         (SELECT max(t.batch_id) FROM mart.touched_facts AS t)
     ) AS upto_batch_id,
     w.settings,
-    m.settings IS DISTINCT FROM w.settings AS is_full
+    coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (
     SELECT 'kpi_values' AS mart, coalesce(md5(string_agg(d.kpi || ' ' || d.kind, ', ' ORDER BY d.kpi ASC)), '') AS settings
     FROM mart.kpi_definitions AS d
@@ -55,7 +55,6 @@ FROM (
     ) AS d
     WHERE (SELECT k.is_full FROM mark AS k)
 ) AS s
-CROSS JOIN mark AS k
 CROSS JOIN LATERAL (
     VALUES
     ('day', s.day, s.day),
@@ -173,7 +172,8 @@ by_source AS (
         p.grain,
         p.period_start,
         CASE d.kind WHEN 'level' THEN (array_agg(t.numerator ORDER BY t.day DESC))[1] ELSE sum(t.numerator) END AS numerator,
-        CASE d.kind WHEN 'rate' THEN sum(t.denominator) WHEN 'growth' THEN (array_agg(t.denominator ORDER BY t.day ASC))[1] END AS denominator
+        CASE d.kind WHEN 'rate' THEN sum(t.denominator) WHEN 'growth' THEN (array_agg(t.denominator ORDER BY t.day ASC))[1] END
+            AS denominator
     FROM day_parts AS t
     JOIN mart.kpi_definitions AS d ON d.kpi = t.kpi
     JOIN scope_periods AS p ON t.day >= p.period_start AND t.day <= p.period_end
@@ -190,9 +190,10 @@ parts AS (
     JOIN mart.kpi_definitions AS d ON d.kpi = t.kpi
 )
 SELECT
-    a.kpi, a.source_id, a.grain, a.period_start, a.numerator, a.denominator,
-    CASE WHEN a.denominator IS NULL THEN a.numerator ELSE a.numerator / nullif(a.denominator, 0) END AS value
-FROM parts AS a;
+    a.kpi, a.source_id, a.grain, a.period_start, p.numerator, p.denominator,
+    CASE WHEN p.denominator IS NULL THEN p.numerator ELSE p.numerator / nullif(p.denominator, 0) END AS value
+FROM parts AS a
+CROSS JOIN LATERAL (SELECT trim_scale(a.numerator) AS numerator, trim_scale(a.denominator) AS denominator) AS p;
 CREATE UNIQUE INDEX ON pg_temp.fresh (kpi, source_id, grain, period_start);
 ANALYZE fresh;
 

@@ -16,7 +16,7 @@ SELECT
     coalesce(m.batch_id, 0) AS after_batch_id,
     greatest(m.batch_id, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), 0)) AS upto_batch_id,
     w.settings,
-    m.settings IS DISTINCT FROM w.settings AS is_full
+    coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (
     SELECT
         'service_kpis_daily' AS mart,

@@ -15,7 +15,7 @@ SELECT
     coalesce(m.batch_id, 0) AS after_batch_id,
     greatest(m.batch_id, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), 0)) AS upto_batch_id,
     w.settings,
-    m.settings IS DISTINCT FROM w.settings AS is_full
+    coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (SELECT 'shop_kpis_daily' AS mart, 'positive from ' || %(positive_from_rating)s::integer AS settings) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
@@ -58,7 +58,7 @@ UNION ALL
 SELECT '-infinity'::timestamptz, k.ends_at FROM mark AS k WHERE k.is_full;
 ANALYZE ranges;
 
--- What happened on the days to be computed.
+-- What happened on the days to be computed. Scales are trimmed: 0 and 0.00 must be one and the same row.
 DROP TABLE IF EXISTS pg_temp.facts;
 CREATE TEMPORARY TABLE facts ON COMMIT DROP AS
 WITH
@@ -81,8 +81,8 @@ paid AS (
         o.source_id,
         o.paid_at::date AS day,
         count(*) AS order_count,
-        sum(o.goods_amount) AS gross_amount,
-        sum(o.unit_count) AS unit_count
+        trim_scale(sum(o.goods_amount)) AS gross_amount,
+        trim_scale(sum(o.unit_count)) AS unit_count
     FROM ranges AS r
     JOIN core.orders AS o ON o.paid_at >= r.from_at AND o.paid_at < r.until_at
     WHERE o.is_paid
@@ -93,7 +93,7 @@ refunded AS (
         f.source_id,
         f.settled_at::date AS day,
         count(DISTINCT f.order_id) AS order_count,
-        sum(f.refund_amount) AS refund_amount
+        trim_scale(sum(f.refund_amount)) AS refund_amount
     FROM ranges AS r
     JOIN core.refunds AS f ON f.settled_at >= r.from_at AND f.settled_at < r.until_at
     WHERE f.is_money
@@ -198,7 +198,7 @@ SELECT
     f.repeat_buyer_count::numeric / nullif(f.buyer_count, 0),
     f.gross_amount,
     f.refund_amount,
-    f.gross_amount - f.refund_amount,
+    trim_scale(f.gross_amount - f.refund_amount),
     f.refund_order_count,
     f.refund_amount / nullif(f.gross_amount, 0),
     f.gross_amount / nullif(f.paid_order_count, 0),

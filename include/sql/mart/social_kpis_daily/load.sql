@@ -97,7 +97,8 @@ FROM (
             coalesce(p.participation_count, 0), coalesce(p.audience_count, 0)
         )
         IS DISTINCT FROM (
-            m.post_count, m.brand_post_count, m.reached_count, m.delivered_count, m.reader_count, m.participation_count, m.audience_count
+            m.post_count, m.brand_post_count, m.reached_count, m.delivered_count, m.reader_count, m.participation_count,
+            m.audience_count
         )
     UNION
     SELECT coalesce(t.source_id, m.source_id), coalesce(t.day, m.day) + n.number
@@ -115,12 +116,16 @@ FROM (
         SELECT i.source_id, i.occurred_at::date FROM core.interactions AS i WHERE i.kind = 'message'
         UNION
         SELECT c.source_id, c.created_at::date FROM core.social_comments AS c
+        UNION
+        SELECT p.source_id, p.day FROM published AS p
+        UNION
+        SELECT t.source_id, t.day FROM totals AS t
     ) AS f
     WHERE (SELECT k.is_full FROM mark AS k)
 ) AS d
-JOIN core.accounts AS a ON a.source_id = d.source_id AND a.kind = 'social'
-CROSS JOIN mark AS k
-WHERE d.day <= k.horizon;
+JOIN core.accounts AS w ON w.source_id = d.source_id AND w.kind = 'social'
+CROSS JOIN mark AS h
+WHERE d.day <= h.horizon;
 ANALYZE scope_days;
 
 DROP TABLE IF EXISTS pg_temp.fresh;
@@ -147,7 +152,10 @@ told AS (
 tellers AS (SELECT DISTINCT s.source_id FROM core.social_stats_daily AS s WHERE s.report = 'user_summary'),
 events AS (
     SELECT
-        e.source_id, d.day, count(*) FILTER (WHERE e.kind = 'follow') AS new_count, count(*) FILTER (WHERE e.kind = 'unfollow') AS lost_count
+        e.source_id,
+        d.day,
+        count(*) FILTER (WHERE e.kind = 'follow') AS new_count,
+        count(*) FILTER (WHERE e.kind = 'unfollow') AS lost_count
     FROM days AS d
     JOIN core.follow_events AS e ON e.occurred_at >= d.from_at AND e.occurred_at < d.until_at
     GROUP BY e.source_id, d.day
@@ -169,10 +177,14 @@ joined AS (
     SELECT
         s.source_id, s.day, t.follower_count, b.follower_count AS start_follower_count, w.read_count,
         -- a report that leaves a day out means zero, as soon as the day is closed
-        CASE WHEN r.source_id IS NULL THEN e.new_count WHEN t.day IS NOT NULL OR w.new_count IS NOT NULL THEN coalesce(w.new_count, 0) END
-            AS new_count,
-        CASE WHEN r.source_id IS NULL THEN e.lost_count WHEN t.day IS NOT NULL OR w.lost_count IS NOT NULL THEN coalesce(w.lost_count, 0) END
-            AS lost_count,
+        CASE
+            WHEN r.source_id IS NULL THEN e.new_count
+            WHEN t.day IS NOT NULL OR w.new_count IS NOT NULL THEN coalesce(w.new_count, 0)
+        END AS new_count,
+        CASE
+            WHEN r.source_id IS NULL THEN e.lost_count
+            WHEN t.day IS NOT NULL OR w.new_count IS NOT NULL THEN coalesce(w.lost_count, 0)
+        END AS lost_count,
         coalesce(m.message_count, 0) AS message_count, coalesce(c.comment_count, 0) AS comment_count,
         coalesce(p.post_count, 0) AS post_count, coalesce(p.brand_post_count, 0) AS brand_post_count, p.reached_count, p.delivered_count,
         p.reader_count, coalesce(p.participation_count, 0) AS participation_count, coalesce(p.audience_count, 0) AS audience_count,
