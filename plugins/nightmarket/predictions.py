@@ -102,8 +102,7 @@ def frequency_log_likelihood(
     stopped = np.where(came_back, np.log(a) - np.log(after) - (r + repeats) * recency_log, -np.inf)
     both = np.logaddexp(alive, stopped)
     w = np.exp(stopped - both)  # how likely it is that they stopped
-    counts, which = np.unique(repeats, return_inverse=True)  # few different ones: gamma functions are the dear part
-    of_count = np.bincount(which, members)
+    counts, of_count = _counted(repeats, members)
     total = float(of_count.sum())
     value = (
         of_count @ (gammaln(r + counts) + gammaln(b + counts) - gammaln(a + b + counts))
@@ -161,8 +160,7 @@ class Value:
 def value_log_likelihood(logs: Numbers, repeats: Numbers, mean_amount: Numbers) -> tuple[float, Numbers]:
     """Log-likelihood of mean amounts over `repeats` purchases each, and its slope; `logs` are those of p, q and gamma."""
     p, q, gamma = np.exp(logs)
-    counts, which = np.unique(repeats, return_inverse=True)
-    of_count = np.bincount(which).astype(float)
+    counts, of_count = _counted(repeats, np.ones_like(repeats))
     total, amount_log = float(len(repeats)), np.log(mean_amount)
     sum_log = np.log(gamma + repeats * mean_amount)
     value = (
@@ -191,6 +189,13 @@ def fit_value(repeats: Numbers, mean_amount: Numbers) -> tuple[Value, float]:
     return Value(*_rounded(np.array([p, q, gamma * unit]))), -float(found.fun) * len(repeats) - len(repeats) * float(
         np.log(unit)
     )
+
+
+def _counted(repeats: Numbers, members: Numbers) -> tuple[Numbers, Numbers]:
+    """Which numbers of repeats there are, and of how many members: few, and gamma functions are the dear part."""
+    of_count = np.bincount(repeats.astype(int), members)
+    counts = np.flatnonzero(of_count)
+    return counts.astype(float), of_count[counts].astype(float)
 
 
 def _maximise(
@@ -480,8 +485,10 @@ def write_predictions(
     connection.execute("CREATE UNIQUE INDEX ON predicted (member_id)")
     connection.execute("ANALYZE predicted")
     deleted = connection.execute(
-        "DELETE FROM mart.member_predictions AS m USING scope AS s"
-        " WHERE s.member_id = m.member_id AND NOT EXISTS (SELECT FROM predicted AS p WHERE p.member_id = m.member_id)"
+        "DELETE FROM mart.member_predictions AS m"
+        " WHERE (%s OR EXISTS (SELECT FROM scope AS s WHERE s.member_id = m.member_id))"
+        " AND NOT EXISTS (SELECT FROM predicted AS p WHERE p.member_id = m.member_id)",
+        (query["is_full"],),
     ).rowcount
     return looked_at, connection.execute(WRITE).rowcount, deleted
 

@@ -2,19 +2,15 @@
 -- Grain: one row per member with a paid order up to horizon, who was touched or ordered since; everybody when is_full.
 -- Params: model_date (date; the Sunday of the model), horizon (date), since (date; the night before, NULL: none),
 --   after_batch_id (bigint), is_full (boolean).
--- Reads: mart.member_days, mart.touched_members, mart.member_predictions
--- Rerun: safe; it only reads, and leaves the members it looked at in the temporary table scope.
+-- Reads: mart.member_days, mart.touched_members
+-- Rerun: safe; it only reads, and leaves the members of a night in the temporary table scope.
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
 SELECT t.member_id FROM mart.touched_members AS t WHERE NOT %(is_full)s::boolean AND t.batch_id > %(after_batch_id)s::bigint
 UNION
 SELECT d.member_id
 FROM mart.member_days AS d
-WHERE NOT %(is_full)s::boolean AND d.day > %(since)s::date AND d.day <= %(horizon)s::date
-UNION
-SELECT d.member_id FROM mart.member_days AS d WHERE %(is_full)s::boolean
-UNION
-SELECT p.member_id FROM mart.member_predictions AS p WHERE %(is_full)s::boolean;
+WHERE NOT %(is_full)s::boolean AND d.day > %(since)s::date AND d.day <= %(horizon)s::date;
 ANALYZE scope;
 
 -- A member is looked at from the model's Sunday, or from the last order day after it: nothing here moves from day to day.
@@ -26,9 +22,14 @@ known AS (
         max(d.day) AS last_date,
         count(*) - 1 AS repeat_count,
         sum(d.gross_amount) AS gross_amount
+    FROM mart.member_days AS d
+    WHERE %(is_full)s::boolean AND d.order_count > 0 AND d.day <= %(horizon)s::date
+    GROUP BY d.member_id
+    UNION ALL
+    SELECT d.member_id, min(d.day), max(d.day), count(*) - 1, sum(d.gross_amount)
     FROM scope AS s
     JOIN mart.member_days AS d ON d.member_id = s.member_id
-    WHERE d.order_count > 0 AND d.day <= %(horizon)s::date
+    WHERE NOT %(is_full)s::boolean AND d.order_count > 0 AND d.day <= %(horizon)s::date
     GROUP BY d.member_id
 )
 SELECT

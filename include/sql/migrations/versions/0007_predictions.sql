@@ -36,7 +36,6 @@ CREATE TABLE mart.member_predictions (
     expected_order_amount numeric NOT NULL,          -- money of one of them
     expected_amount numeric NOT NULL                 -- of all of them
 );
-CREATE INDEX ON mart.member_predictions (expected_amount);
 
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON mart.prediction_fits, mart.member_predictions TO nightmarket_etl;
 GRANT SELECT ON mart.prediction_fits, mart.member_predictions TO nightmarket_reader;
