@@ -43,6 +43,12 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "fulfilment": read.rows("fulfilment", first_day=last - timedelta(days=FULFILMENT_DAYS - 1), last_day=last),
         "reachable": read.rows("reachable", business_date=last, purpose="marketing"),
         "identities": read.rows("identities", business_date=last),
+        "product_roles": read.rows("product_roles", business_date=last, top=3),
+        "product_role_counts": read.rows("product_role_counts", business_date=last),
+        "product_pairs": read.rows("product_pairs", business_date=last, top=3),
+        "asset_cube": read.rows("asset_cube", business_date=last),
+        "attribution": read.rows("attribution", campaign=""),
+        "store_paths": read.rows("store_paths", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "sources": read.rows("source_totals", as_of_at=dates.now()),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
     }
