@@ -63,6 +63,7 @@ def fill_core(connection: psycopg.Connection[Row]) -> None:
     lines: list[tuple[Any, ...]] = []
     refunds: list[tuple[Any, ...]] = []
     buyers: set[int] = set()
+    titles: dict[str, tuple[str, datetime]] = {}
     with gzip.open(DATA, "rt", encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
             if not row["CustomerID"]:
@@ -76,6 +77,7 @@ def fill_core(connection: psycopg.Connection[Row]) -> None:
             elif quantity > 0 and price > 0:
                 order = orders.setdefault(invoice, [customer, at, Decimal(0), 0, Decimal(0)])
                 order[1:] = [min(order[1], at), order[2] + price * quantity, order[3] + 1, order[4] + quantity]
+                titles[row["StockCode"]] = (row["Description"], at)  # the newest one, as a shop's own list would have it
                 lines.append((SHOP, invoice, str(number), row["StockCode"], row["Description"], price, quantity,
                               price * quantity, price * quantity, "TRADE_FINISHED", 1))  # fmt: skip
             buyers.add(customer)
@@ -109,6 +111,12 @@ def fill_core(connection: psycopg.Connection[Row]) -> None:
         ("source_id", "order_id", "line_id", "product_id", "title", "unit_price_amount", "quantity", "line_amount", "paid_amount",
          "status", "batch_id"), lines,
     )  # fmt: skip
+    copy_rows(
+        connection,
+        "core.products",
+        ("source_id", "product_id", "title", "seen_at"),
+        ((SHOP, code, title, at) for code, (title, at) in titles.items()),
+    )
     copy_rows(
         connection, "core.refunds",
         ("source_id", "refund_id", "order_id", "identity_id", "status", "status_original", "is_money", "currency_code",
@@ -181,6 +189,45 @@ def test_tiers_fit_the_data(full: psycopg.Connection[Row]) -> None:
     assert 0.15 < share["gold"] + share["diamond"] < 0.25
     amount = {row["tier"]: row["amount"] for row in shares}
     assert amount["gold"] + amount["diamond"] > Decimal("0.6") * sum(amount.values())
+
+
+def test_categories_fit_the_shop(full: psycopg.Connection[Row]) -> None:
+    """What include/config/categories.yaml makes of the real titles: nearly all the money has a category, fees are no goods."""
+    rows = full.execute(
+        "SELECT p.category, p.is_goods, sum(d.gross_amount) / 8911407.904 AS share, count(DISTINCT p.product_id) AS products"
+        " FROM mart.product_days AS d JOIN mart.products AS p USING (source_id, product_id) GROUP BY 1, 2"
+    ).fetchall()
+    share = {row["category"]: row["share"] for row in rows}
+    assert round(sum(share.values()), 12) == 1
+    assert sum(row["products"] for row in rows) == 3665
+    assert share.get("other", 0) < Decimal("0.01")
+    assert [row["category"] for row in rows if not row["is_goods"]] == ["service"]
+    assert Decimal("0.01") < share["service"] < Decimal("0.02")
+    assert share["kitchen"] > share["bags"] > share["christmas"] > Decimal("0.03")
+
+
+def test_a_fifth_of_the_products_brings_most_of_the_money(full: psycopg.Connection[Row]) -> None:
+    roles = full.execute(
+        "SELECT role, count(*) AS products, sum(gross_share_rate) AS share FROM mart.product_roles WHERE business_date = %s GROUP BY 1",
+        (LAST_DAY,),
+    ).fetchall()
+    products = {row["role"]: row["products"] for row in roles}
+    money = sum(row["share"] for row in roles if row["role"] in ("profit", "traffic_and_profit"))
+    assert Decimal("0.8") <= money < Decimal("0.802")
+    few = products["profit"] + products["traffic_and_profit"]
+    assert 0.15 < few / sum(products.values()) < 0.3
+
+
+def test_what_goes_together_is_of_one_set(full: psycopg.Connection[Row]) -> None:
+    """The strongest pairs of the real baskets are colours of one design."""
+    pairs = full.execute(
+        "SELECT a.title AS a, b.title AS b, x.lift, x.order_count, x.basket_count FROM mart.product_pairs AS x"
+        " JOIN mart.products AS a ON a.product_id = x.product_a JOIN mart.products AS b ON b.product_id = x.product_b"
+        " WHERE x.business_date = '2011-12-04' ORDER BY x.pair_rank"
+    ).fetchall()
+    assert len(pairs) == 200
+    assert all(pair["lift"] > 5 for pair in pairs)
+    assert any({"HERB MARKER THYME", "HERB MARKER ROSEMARY"} == {pair["a"].strip(), pair["b"].strip()} for pair in pairs)
 
 
 def test_sleeping_valuable_is_a_campaign_sized_segment(full: psycopg.Connection[Row]) -> None:
