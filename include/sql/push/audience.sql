@@ -55,6 +55,11 @@ said AS (   -- the member's last word per channel family, by the rule of core.co
     WHERE c.purpose = %(purpose)s::text AND c.occurred_at < %(as_of_at)s::timestamptz
     ORDER BY k.member_id ASC, c.channel ASC, c.ranks_at DESC, c.is_granted ASC
 ),
+forbidden AS (   -- at the as-of instant; once for all, because a segment may be everybody
+    SELECT DISTINCT x.channel, x.address
+    FROM push.suppressions AS x
+    WHERE x.since < %(as_of_at)s::timestamptz AND (x.until IS NULL OR x.until >= %(as_of_at)s::timestamptz)
+),
 mailable AS (   -- the e-mail address that was given most recently
     SELECT DISTINCT ON (k.member_id) k.member_id, k.value AS email
     FROM known AS k
@@ -132,14 +137,7 @@ options AS (   -- every channel of the campaign for every member who has an addr
         f.member_id, o.channel, o.position,
         CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END AS address,
         coalesce(c.is_granted, o.consent_kind = 'following') AS has_consent,
-        EXISTS (  -- noqa: CP03,LT01,LT06
-            SELECT 1
-            FROM push.suppressions AS x
-            WHERE x.channel = o.family
-              AND x.address = CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END
-              AND x.since < %(as_of_at)s::timestamptz
-              AND (x.until IS NULL OR x.until >= %(as_of_at)s::timestamptz)
-        ) AS is_suppressed,
+        x.address IS NOT NULL AS is_suppressed,
         (o.month_limit IS NULL OR f.month_count < o.month_limit)
         AND (
             o.window_hours IS NULL
@@ -150,6 +148,7 @@ options AS (   -- every channel of the campaign for every member who has an addr
     FROM facts AS f
     CROSS JOIN channel_order AS o
     LEFT JOIN said AS c ON c.member_id = f.member_id AND c.family = o.family
+    LEFT JOIN forbidden AS x ON x.channel = o.family AND x.address = CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END
     WHERE CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END IS NOT NULL
 ),
 routes AS (
