@@ -17,6 +17,12 @@ from nightmarket import __version__, dates
 from nightmarket.settings import ROOT, ConfigError, get_settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+explain = typer.Typer(no_args_is_help=True, help="Why a figure, a tier or a stage is what it is, in words.")
+app.add_typer(explain, name="explain")
+tier = typer.Typer(
+    no_args_is_help=True, help="Tiers given, frozen or taken back by hand; the next night tells the history with it."
+)
+app.add_typer(tier, name="tier")
 Day = Annotated[str | None, typer.Option(help="business date YYYY-MM-DD; default yesterday in Asia/Shanghai")]
 
 
@@ -327,6 +333,105 @@ def erase(token: list[str], reason: Annotated[str, typer.Option(help="why, for t
     with _sentences(), connect_vault() as connection:
         deleted = run(connection, token, actor=os.environ.get("USER", "cli"), reason=reason)
         typer.echo(f"{deleted} of {len(token)} tokens deleted from the vault; the audit log has the entry")
+
+
+@explain.command("member")
+def explain_a_member(
+    member_id: Annotated[int, typer.Argument(help="as in core.members; of a merged one, the member it became")],
+    as_of: Annotated[str | None, typer.Option(help="end of which business date; default yesterday")] = None,
+) -> None:
+    """Why a member has this tier and stage, with the orders behind it."""
+    from nightmarket.explain_member import explain_member
+
+    with _sentences():
+        typer.echo(explain_member(member_id, dates.business_date(as_of)))
+
+
+@explain.command("kpi")
+def explain_a_kpi(
+    name: Annotated[str, typer.Argument(help="as in include/config/kpis.yaml, e.g. paid_orders")],
+    date: Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default yesterday in Asia/Shanghai")] = None,
+    source: Annotated[str, typer.Option(help="one source, or channel of messages; default all together")] = "",
+    grain: Annotated[str, typer.Option(help="day, week or month that holds the date")] = "day",
+) -> None:
+    """A KPI's figure: its parts, target and comparison, the SQL that makes it, and the same again from core."""
+    from nightmarket.explain_kpi import explain_kpi
+
+    with _sentences():
+        typer.echo(explain_kpi(name, dates.business_date(date), source, grain))
+
+
+Reason = Annotated[str, typer.Option(help="why, for the history and the audit log")]
+Until = Annotated[
+    str | None, typer.Option(help="first day on which it no longer holds, YYYY-MM-DD; default: until it is revoked")
+]
+Programme = Annotated[str | None, typer.Option(help="default: the first of tiers.yaml")]
+
+
+def _actor() -> str:
+    return os.environ.get("USER", "cli")
+
+
+def _date(text: str | None) -> date | None:
+    return date.fromisoformat(text) if text else None
+
+
+@tier.command("grant")
+def tier_grant(member_id: int, name: str, reason: Reason, until: Until = None, programme: Programme = None) -> None:
+    """Give a member at least this tier from today on."""
+    from nightmarket.grants import decide_tier
+
+    with _sentences():
+        number = decide_tier(
+            member_id, "grant", tier=name, programme=programme, until=_date(until), reason=reason, actor=_actor()
+        )
+        typer.echo(
+            f"grant {number}: member {member_id} has at least {name} {f'until {until}' if until else 'until it is revoked'}"
+        )
+
+
+@tier.command("freeze")
+def tier_freeze(member_id: int, reason: Reason, until: Until = None, programme: Programme = None) -> None:
+    """Let a member's tier stand still from today on: no rise, no review, no fall."""
+    from nightmarket.grants import decide_tier
+
+    with _sentences():
+        number = decide_tier(
+            member_id, "freeze", programme=programme, until=_date(until), reason=reason, actor=_actor()
+        )
+        typer.echo(
+            f"freeze {number}: the tier of member {member_id} stands still {f'until {until}' if until else 'until it is revoked'}"
+        )
+
+
+@tier.command("revoke")
+def tier_revoke(grant_id: int, reason: Reason) -> None:
+    """End a grant or a freeze today."""
+    from nightmarket.grants import revoke_tier
+
+    with _sentences():
+        revoke_tier(grant_id, reason=reason, actor=_actor())
+        typer.echo(f"grant {grant_id} ends today; what it did until today stays in the history")
+
+
+@app.command()
+def points(
+    member_id: int,
+    number: Annotated[
+        int, typer.Argument(help="points to give; with --redeem, to spend; put -- before a negative number")
+    ],
+    reason: Reason,
+    use_id: Annotated[str, typer.Option(help="your own key of this use: the same key again changes nothing")],
+    redeem: Annotated[bool, typer.Option("--redeem", help="spend them instead of giving or taking them")] = False,
+) -> None:
+    """Give, take or spend a member's points by hand. Prints the balance that is left."""
+    from nightmarket.grants import use_points
+
+    with _sentences():
+        left = use_points(
+            member_id, number, kind="redeem" if redeem else "adjust", use_id=use_id, reason=reason, actor=_actor()
+        )
+        typer.echo(f"member {member_id}: {left:,} points")
 
 
 if __name__ == "__main__":

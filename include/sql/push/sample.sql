@@ -1,4 +1,4 @@
--- What the message of one member is filled with: a name token and a tier.
+-- What the message of one member is filled with: a name token, a tier, and what else a template may say (mart.template_facts).
 -- Grain: one row.   Params: member_id, language, as_of.   Reads: core.member_identities, core.profiles, mart.member_tiers,
 --   mart.tier_programmes, mart.tier_rules
 SELECT
@@ -17,4 +17,5 @@ SELECT
         JOIN mart.tier_rules AS r ON r.programme = mt.programme AND r.tier = mt.tier
         WHERE mt.member_id = %(member_id)s::bigint AND mt.valid_from <= %(as_of)s::date
           AND (mt.valid_to IS NULL OR mt.valid_to > %(as_of)s::date)
-    ) AS tier;
+    ) AS tier,
+    mart.template_facts(%(member_id)s::bigint, %(language)s::text, %(as_of)s::date) AS facts;

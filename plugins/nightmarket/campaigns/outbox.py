@@ -5,7 +5,7 @@ each attempt just before its call, and records the answer only while the row is 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,8 +13,16 @@ from typing import Any
 import psycopg
 
 from nightmarket import dates
-from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, audit, current_content_hash, lock_run
+from nightmarket.campaigns.audience import (
+    ApprovalVoid,
+    RunRefused,
+    audit,
+    current_content_hash,
+    frozen_template,
+    lock_run,
+)
 from nightmarket.campaigns.config import Channel, Frequency, SendWindow
+from nightmarket.campaigns.rendering import MEMBER_FACTS
 from nightmarket.channels.base import Outcome
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import get_settings
@@ -84,12 +92,20 @@ def _enqueue_parameters(run: Row) -> dict[str, Any]:
         "accounts": [config["channels"][name]["account"] for name in names],
         "variants": [variant["name"] for variant in campaign["variants"]],
         "templates": [variant["template"] for variant in campaign["variants"]],
+        "wants_facts": any(
+            _says_facts(config, name, variant["template"]) for name in names for variant in campaign["variants"]
+        ),
         "group_channel": groups[0] if groups else "",
         "group_size": config["channels"][groups[0]]["group_size"] if groups else 1,
         "now_at": now,
         "not_before": dates.send_window(now, window.opens, window.closes, get_settings().zone),
         "expires_at": run["expires_at"],
     }
+
+
+def _says_facts(config: Mapping[str, Any], channel: str, template: str) -> bool:
+    source = frozen_template(config, config["channels"][channel]["templates"], template)
+    return any(source.used_variables(language) & MEMBER_FACTS for language in source.parts)
 
 
 def recover(as_of_at: datetime | None = None) -> dict[str, int]:

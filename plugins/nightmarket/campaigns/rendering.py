@@ -32,6 +32,11 @@ from nightmarket.settings import ConfigError, StrictModel, get_settings, load_ya
 VARIABLES: dict[str, str] = {
     "member.name": "how the person is called; None when we do not know it",
     "member.tier": "name of the member's tier in the message's language; None when the member has none",
+    "member.points": "points balance on the campaign's as-of date; 0 when there are none",
+    "member.last_order_date": "day of the last paid order, YYYY-MM-DD; None when there was none",
+    "member.order_count": "paid orders so far",
+    "member.favourite_category": "name of the category bought most of lately, in the message's language; None when unknown",
+    "member.city": "city of the last order; None when unknown",
     "coupon.name": "name of the coupon stock",
     "coupon.amount": "face value in yuan, e.g. 30",
     "coupon.minimum": "smallest order in yuan it can be used on, e.g. 100",
@@ -43,6 +48,7 @@ VARIABLES: dict[str, str] = {
     "link": "signed link that counts the click of this message",
     "unsubscribe_link": "signed link that ends messages like this one",
 }
+MEMBER_FACTS = frozenset(name for name in VARIABLES if name.startswith("member.")) - {"member.name", "member.tier"}
 OPTIONAL = ("member", "coupon", "order")
 ALLOWED_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Const, nodes.If, nodes.CondExpr,

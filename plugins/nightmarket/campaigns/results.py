@@ -240,7 +240,7 @@ def _samples(
         )[0]
         clear = _clear_name(person["name_token"], str((source.sample.get("member") or {}).get("name") or ""))
         variables = {
-            "member": {"name": clear and mask("name", clear), "tier": person["tier"]}
+            "member": person["facts"] | {"name": clear and mask("name", clear), "tier": person["tier"]}
             if CHANNELS[name].is_personal
             else None,
             "coupon": coupon if coupon and row["can_have_coupon"] else None,

@@ -80,6 +80,21 @@ LEFT JOIN LATERAL (
 ) AS i ON TRUE
 WHERE m.absorbed_by IS NULL;
 
+-- What a template may say about a member beside name and tier (plugins/nightmarket/campaigns/rendering.py: VARIABLES), as of a business
+-- date; favourites and city as they are today. Only called for messages that say any of it.
+CREATE FUNCTION mart.template_facts(member bigint, language text, as_of date) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'points', (SELECT coalesce(sum(l.points), 0) FROM mart.points_ledger AS l WHERE l.member_id = member AND l.day <= as_of),
+        'last_order_date', (SELECT max(d.day) FROM mart.member_days AS d WHERE d.member_id = member AND d.day <= as_of AND d.order_count > 0),
+        'order_count', (SELECT coalesce(sum(d.order_count), 0) FROM mart.member_days AS d WHERE d.member_id = member AND d.day <= as_of),
+        'favourite_category', (
+            SELECT CASE language WHEN 'zh' THEN c.name_zh ELSE c.name_en END
+            FROM mart.member_facts AS f JOIN mart.category_rules AS c ON c.category = f.favourite_category WHERE f.member_id = member
+        ),
+        'city', (SELECT f.city FROM mart.member_facts AS f WHERE f.member_id = member)
+    )
+$$;
+
 GRANT SELECT ON mart.member_portraits TO nightmarket_etl, nightmarket_reader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON mart.portrait_rules TO nightmarket_etl;
 GRANT SELECT ON mart.portrait_rules TO nightmarket_reader;
