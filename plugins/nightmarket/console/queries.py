@@ -29,6 +29,10 @@ class Reader:
         self.used.setdefault(name, parameters)
         return run_sql(self._connection, f"console/{name}.sql", parameters)
 
+    def run(self, file: str, **parameters: Any) -> Row:
+        """The one row of a file of include/sql that only reads."""
+        return run_sql(self._connection, file, parameters)[0]
+
     def row(self, name: str, **parameters: Any) -> Row | None:
         """The first row of include/sql/console/<name>.sql, or None."""
         rows = self.rows(name, **parameters)
