@@ -66,6 +66,7 @@ def rebuild(connection: psycopg.Connection[Row], as_of_at: datetime | None = Non
     for statement in (
         "SELECT pg_advisory_xact_lock(hashtextextended('core.members', 0))",
         "LOCK TABLE core.identity_changes IN ACCESS EXCLUSIVE MODE",
+        "DROP TABLE IF EXISTS pg_temp.changed, pg_temp.births, pg_temp.moves",
         "CREATE TEMPORARY TABLE changed ON COMMIT DROP AS SELECT DISTINCT c.identity_id, NULL::bigint AS other_id"
         " FROM core.identity_changes AS c JOIN core.member_identities AS mi ON mi.identity_id = c.identity_id"
         " WHERE c.other_id IS NULL",  # seen earlier than thought; all else that waits is part of everything
