@@ -77,7 +77,7 @@ def fill_core(connection: psycopg.Connection[Row]) -> None:
             elif quantity > 0 and price > 0:
                 order = orders.setdefault(invoice, [customer, at, Decimal(0), 0, Decimal(0)])
                 order[1:] = [min(order[1], at), order[2] + price * quantity, order[3] + 1, order[4] + quantity]
-                titles[row["StockCode"]] = (row["Description"], at)  # the newest one, as a shop's own list would have it
+                titles[row["StockCode"]] = (row["Description"], at)  # the newest one
                 lines.append((SHOP, invoice, str(number), row["StockCode"], row["Description"], price, quantity,
                               price * quantity, price * quantity, "TRADE_FINISHED", 1))  # fmt: skip
             buyers.add(customer)
@@ -227,7 +227,9 @@ def test_what_goes_together_is_of_one_set(full: psycopg.Connection[Row]) -> None
     ).fetchall()
     assert len(pairs) == 200
     assert all(pair["lift"] > 5 for pair in pairs)
-    assert any({"HERB MARKER THYME", "HERB MARKER ROSEMARY"} == {pair["a"].strip(), pair["b"].strip()} for pair in pairs)
+    assert any(
+        {"HERB MARKER THYME", "HERB MARKER ROSEMARY"} == {pair["a"].strip(), pair["b"].strip()} for pair in pairs
+    )
 
 
 def test_sleeping_valuable_is_a_campaign_sized_segment(full: psycopg.Connection[Row]) -> None:
