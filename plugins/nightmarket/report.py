@@ -19,10 +19,12 @@ from nightmarket.console import charts, words
 from nightmarket.console.night import notices, read_night, read_pauses, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.settings import get_settings
+from nightmarket.warehouse import Row
 
 TREND_DAYS = 30
 REVIEW_DAYS = 21
 FULFILMENT_DAYS = 7
+UNUSUAL_SHOWN = 8
 
 
 def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "asset_cube": read.rows("asset_cube", business_date=last),
         "attribution": read.rows("attribution", campaign=""),
         "store_paths": read.rows("store_paths", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
+        "stage_flow": read.rows("transitions", month=last.replace(day=1), about="stage"),
         "sources": read.rows("source_totals", as_of_at=dates.now()),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
     }
@@ -129,6 +132,8 @@ def render(read: Reader, business_dates: Sequence[date]) -> str:
             last=data["nights"][-1],
             trends=charts.trends(data["shop_trend"], data["business_dates"]),
             moves=_moves(data["nights"]),
+            kpis=kpi_lines(data["nights"][-1]["kpi_table"]),
+            flow=stage_flow(data["stage_flow"]),
             message_tables=[_message_table(night["messages"]) for night in data["nights"]],
             review_chart=charts.reviews(data["reviews_trend"]),
             uplift_charts={run["run_id"]: charts.uplift(run["run_id"], run["result"]) for run in data["runs"]},
@@ -150,6 +155,37 @@ def _environment() -> Environment:
     environment.filters |= words.FILTERS
     environment.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
     return environment
+
+
+def kpi_lines(rows: Sequence[Row]) -> dict[str, Any]:
+    """The KPI table for people: `unusual` signals of a day (any source), and a line per KPI of all sources together."""
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["source_id"] == "":
+            empty = dict.fromkeys(("day", "week", "month", "target", "last_year"))
+            line = lines.setdefault(row["kpi"], {"name_zh": row["name_zh"], "name_en": row["name_en"], **empty})
+            line[row["grain"]] = row
+            if row["target"] is not None:
+                line["target"] = row | {"value": row["target"]}
+            if row["grain"] == "day":
+                line["last_year"] = row | {"value": row["last_year_value"]}
+    unusual = [row for row in rows if row["is_anomaly"] and row["grain"] == "day"]
+    return {"unusual": unusual[:UNUSUAL_SHOWN], "lines": [line for line in lines.values() if _has_value(line)]}
+
+
+def _has_value(line: dict[str, Any]) -> bool:
+    return any(line[grain] and line[grain]["value"] is not None for grain in ("day", "week", "month"))
+
+
+def stage_flow(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Rows of transitions.sql as a matrix: a line per stage at the end of last month, a column per stage now; None without rows."""
+    if not rows:
+        return None
+    states = [stage for stage in words.STAGES if any(row["state_to"] == stage for row in rows)]
+    count = {(row["state_from"], row["state_to"]): row["member_count"] for row in rows}
+    begun = [stage for stage in ("", *words.STAGES) if any(row["state_from"] == stage for row in rows)]
+    lines = [{"state": state, "counts": [count.get((state, to), 0) for to in states]} for state in begun]
+    return {"states": states, "lines": lines}
 
 
 def _moves(nights: list[dict[str, Any]]) -> list[dict[str, Any]]:

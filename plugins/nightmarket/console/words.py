@@ -108,6 +108,17 @@ RFM_SEGMENTS = {
     "一般保持客户": Text("一般保持客户", "Low value, gone quiet"),
     "一般挽留客户": Text("一般挽留客户", "Low value, about to be lost"),
 }
+STAGES = {
+    "none": Text("仅有身份", "none"),
+    "discovered": Text("发现", "discovered"),
+    "aware": Text("认知", "aware"),
+    "considering": Text("考虑", "considering"),
+    "choosing": Text("选择", "choosing"),
+    "purchased": Text("购买", "purchased"),
+    "satisfied": Text("满意", "satisfied"),
+    "loyal": Text("忠诚", "loyal"),
+    "advocate": Text("拥护", "advocate"),
+}
 _WEEKDAYS = (
     Text("周一", "Mon"), Text("周二", "Tue"), Text("周三", "Wed"), Text("周四", "Thu"), Text("周五", "Fri"),
     Text("周六", "Sat"), Text("周日", "Sun"),
@@ -174,5 +185,5 @@ FILTERS = {
 }  # fmt: skip
 TABLES = {
     "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
-    "steps": STEPS, "gates": GATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS,
+    "steps": STEPS, "gates": GATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
 }  # fmt: skip
