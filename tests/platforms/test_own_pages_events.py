@@ -300,6 +300,8 @@ def test_messages_menus_and_scans_are_interactions_once_each(db: psycopg.Connect
         push("oA", 4, MsgType="event", Event="LOCATION"),
     )
     kinds = [row["kind"] for row in db.execute("SELECT kind FROM core.interactions ORDER BY occurred_at")]
+    scenes = [row["scene"] for row in db.execute("SELECT scene FROM core.interactions WHERE kind = 'scan' ORDER BY 1")]
+    assert scenes == ["store01"]
     assert kinds == ["message", "menu", "scan"]
     stored = one(db, "SELECT string_agg(payload::text, ' ') FROM raw.records")
     assert "10012345678" not in stored

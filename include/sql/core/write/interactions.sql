@@ -1,13 +1,17 @@
 -- core.interactions: what people did with us outside orders: wrote to the account, tapped its menu, scanned, clicked a link.
--- Grain: one row per event. message_key: the message it answers, when it names one (see core.message_events).
+-- Grain: one row per event. message_key: the message it answers, when it names one (see core.message_events). scene: which QR code.
 -- Params: source_id (text).
 -- Reads: core.identities, core.member_identities, core.members, core.exposures, core.message_events
 -- Rerun: safe. Clicks are completed from core.message_events as soon as their message is known.
-INSERT INTO core.interactions (source_id, event_id, identity_id, kind, occurred_at)
-SELECT DISTINCT ON (x.source_id, x.event_id) x.source_id, x.event_id, x.identity_id, x.kind, x.occurred_at
+INSERT INTO core.interactions AS c (source_id, event_id, identity_id, kind, occurred_at, scene)
+SELECT DISTINCT ON (x.source_id, x.event_id) x.source_id, x.event_id, x.identity_id, x.kind, x.occurred_at, nullif(x.scene, '')
 FROM (
     SELECT
         n.fact_source_id AS source_id, p.identity_id, n.occurred_at,
+        CASE
+            WHEN n.event = 'SCAN' THEN n.event_key                          -- a follower scans: the bare scene
+            WHEN n.event = 'subscribe' AND n.event_key LIKE 'qrscene\_%%' THEN substr(n.event_key, 9)
+        END AS scene,
         CASE
             WHEN n.kind = 'click' THEN 'click'
             WHEN NOT n.is_push THEN NULL
@@ -24,7 +28,8 @@ FROM (
 ) AS x
 WHERE x.kind IS NOT NULL
 ORDER BY x.source_id, x.event_id, x.occurred_at
-ON CONFLICT (source_id, event_id) DO NOTHING;
+ON CONFLICT (source_id, event_id) DO UPDATE SET scene = excluded.scene
+WHERE c.scene IS NULL AND excluded.scene IS NOT NULL;
 
 -- Clicks whose message is known: name it; and where the click named nobody, the message knows whose it was.
 INSERT INTO core.interactions AS c (source_id, event_id, identity_id, kind, message_key, occurred_at)

@@ -4,7 +4,8 @@
 -- Reads: core.products, mart.category_rules, mart.product_days, mart.touched_days, mart.marks, mart.products
 -- Rerun: safe; a night looks for other titles, and at the days that were touched or are new; with other rules, at everything. Rows
 -- that do not differ are not rewritten.
--- The category is the first rule of include/config/categories.yaml that fits the title or the article number (docs/decisions/0067-products.md).
+-- The category is the first rule of include/config/categories.yaml that fits the title or the article number
+-- (docs/decisions/0067-products.md).
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
