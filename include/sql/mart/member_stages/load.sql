@@ -56,6 +56,12 @@ FROM (
         SELECT a.identity_id FROM core.interactions AS a WHERE a.occurred_at >= (k.since + 1)::timestamptz
         UNION ALL
         SELECT c.identity_id FROM core.consents AS c WHERE c.occurred_at >= (k.since + 1)::timestamptz
+        UNION ALL
+        SELECT f.identity_id FROM core.followers AS f WHERE f.followed_at >= (k.since + 1)::timestamptz
+        UNION ALL
+        SELECT c.identity_id FROM core.social_comments AS c WHERE c.created_at >= (k.since + 1)::timestamptz
+        UNION ALL
+        SELECT c.identity_id FROM core.customers AS c WHERE coalesce(c.joined_at, c.modified_at) >= (k.since + 1)::timestamptz
     ) AS late
     JOIN core.member_identities AS mi ON mi.identity_id = late.identity_id
     WHERE NOT k.is_full

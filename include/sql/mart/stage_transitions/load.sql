@@ -10,25 +10,40 @@ DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
+    m.business_date AS since,
+    coalesce(m.batch_id, 0) AS after_batch_id,
     coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), m.batch_id, 0) AS upto_batch_id,
     w.settings,
-    CASE
-        WHEN m.mart IS NULL OR m.settings <> w.settings THEN '-infinity'::date
-        ELSE date_trunc('month', least(
-            m.business_date + 1,
-            %(business_date)s::date,
-            (SELECT min(t.day) FROM mart.touched_members AS t WHERE t.batch_id > m.batch_id)
-        )::timestamp)::date
-    END AS month_from
+    m.mart IS NULL OR m.settings <> w.settings AS is_full
 FROM (
     -- whatever makes histories be told anew makes them be counted anew
     SELECT
         'stage_transitions' AS mart,
         (
-            SELECT string_agg(k.settings, '/' ORDER BY k.mart) FROM mart.marks AS k WHERE k.mart IN ('member_tiers', 'member_stages')
+            SELECT string_agg(c.settings, '/' ORDER BY c.mart)
+            FROM mart.marks AS c
+            WHERE c.mart IN ('member_tiers', 'member_stages')
         ) AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+
+-- The first month to count again. Of RFM only nights move something; a stage or a tier may have changed on any day of the past when
+-- something without a day is new about a person: that two are one, that somebody followed us last year.
+DROP TABLE IF EXISTS pg_temp.scope;
+CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
+SELECT
+    a.about, k.horizon,
+    CASE
+        WHEN k.is_full THEN '-infinity'::date
+        ELSE date_trunc('month', least(k.since + 1, %(business_date)s::date, CASE WHEN a.about <> 'rfm' THEN t.day END)::timestamp)::date
+    END AS month_from
+FROM mark AS k
+CROSS JOIN (VALUES ('stage'), ('tier'), ('rfm')) AS a (about)
+CROSS JOIN LATERAL (
+    SELECT min(CASE WHEN isfinite(m.day) THEN m.day ELSE '-infinity' END) AS day
+    FROM mart.touched_members AS m
+    WHERE m.batch_id > k.after_batch_id AND m.batch_id <= k.upto_batch_id
+) AS t;
 
 DROP TABLE IF EXISTS pg_temp.counted;
 CREATE TEMPORARY TABLE counted ON COMMIT DROP AS
@@ -46,12 +61,12 @@ edges AS (
     -- a row begins; and a row ends where none begins
     SELECT h.about, h.member_id, h.valid_from AS day, h.state
     FROM histories AS h
-    CROSS JOIN mark AS k
+    JOIN scope AS k ON k.about = h.about
     WHERE h.valid_from >= k.month_from AND h.valid_from <= k.horizon
     UNION ALL
     SELECT h.about, h.member_id, h.valid_to, ''
     FROM histories AS h
-    CROSS JOIN mark AS k
+    JOIN scope AS k ON k.about = h.about
     WHERE
         h.about = 'rfm' AND h.valid_to >= k.month_from AND h.valid_to <= k.horizon
         AND NOT EXISTS (SELECT 1 FROM mart.member_rfm AS n WHERE n.member_id = h.member_id AND n.valid_from = h.valid_to)
@@ -67,7 +82,7 @@ stock AS (
     -- and what everybody was before the first of these months
     SELECT h.about, h.member_id, h.state
     FROM histories AS h
-    CROSS JOIN mark AS k
+    JOIN scope AS k ON k.about = h.about
     WHERE h.valid_from < k.month_from AND (h.valid_to IS NULL OR h.valid_to >= k.month_from)
 ),
 moves AS (
@@ -89,7 +104,7 @@ months AS (
         FROM (
             SELECT m.about, m.month FROM moved AS m
             UNION ALL
-            SELECT DISTINCT s.about, k.month_from FROM stock AS s CROSS JOIN mark AS k
+            SELECT DISTINCT s.about, k.month_from FROM stock AS s JOIN scope AS k ON k.about = s.about
         ) AS x
         GROUP BY x.about
     ) AS a
@@ -141,9 +156,9 @@ GROUP BY x.about, x.month, x.state_from, x.state_to
 HAVING sum(x.member_count) > 0;
 
 DELETE FROM mart.stage_transitions AS t
-USING mark AS k
+USING scope AS k
 WHERE
-    t.month >= k.month_from
+    t.about = k.about AND t.month >= k.month_from
     AND NOT EXISTS (
         SELECT 1 FROM counted AS c
         WHERE c.about = t.about AND c.month = t.month AND c.state_from = t.state_from AND c.state_to = t.state_to
