@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from nightmarket import settings as settings_module
-from nightmarket.marts import load_marts, sync_config
+from nightmarket.categories import load_categories
+from nightmarket.marts import load_kpis, load_marts, sync_config
 from nightmarket.quality import GateFailed, GateReport, load_tables, run_gate
 from nightmarket.settings import ConfigError
 from nightmarket.warehouse import Row, connect
@@ -212,15 +213,24 @@ class Source:
 
 
 def test_sync_config_brings_rules_and_accounts(connection: psycopg.Connection[Row]) -> None:
-    assert sync_config(connection, [Source("a"), Source("b")]) == {"tier_rules": 4, "category_rules": 14, "accounts": 2}
-    assert sync_config(connection, [Source("a", name="新名")]) == {"tier_rules": 4, "category_rules": 14, "accounts": 1}
+    categories = len(load_categories().categories) + 1  # and what is left
+    counts = {"tier_rules": 4, "category_rules": categories, "kpi_definitions": len(load_kpis().kpis)}
+    assert sync_config(connection, [Source("a"), Source("b")]) == counts | {"accounts": 2}
+    assert sync_config(connection, [Source("a", name="新名")]) == counts | {"accounts": 1}
     rows = connection.execute("SELECT source_id, name, is_active FROM core.accounts ORDER BY source_id").fetchall()
     assert [tuple(row.values()) for row in rows] == [("a", "新名", True), ("b", "夜市", False)]
     sync_config(connection, [Source("a"), Source("b")])
     assert connection.execute("SELECT count(*) AS n FROM core.accounts WHERE is_active").fetchone() == {"n": 2}
-    ranks = connection.execute("SELECT tier, rank, window_days FROM mart.tier_rules ORDER BY rank").fetchall()
+    ranks = connection.execute(
+        "SELECT tier, rank, enter_value, keep_value FROM mart.tier_rules ORDER BY rank"
+    ).fetchall()
     assert [row["tier"] for row in ranks] == ["bronze", "silver", "gold", "diamond"]
-    assert {row["window_days"] for row in ranks} == {365}
+    assert [(row["enter_value"], row["keep_value"]) for row in ranks[:2]] == [(0, 0), (700, 500)]
+    (programme,) = connection.execute("SELECT programme, position, window_days FROM mart.tier_programmes").fetchall()
+    assert programme == {"programme": "main", "position": 1, "window_days": 365}
+    assert connection.execute("SELECT programme, expire_days FROM mart.point_rules").fetchall() == [
+        {"programme": "main", "expire_days": 730}
+    ]
 
 
 def test_wrong_tiers_change_nothing(
@@ -229,10 +239,10 @@ def test_wrong_tiers_change_nothing(
     sync_config(connection, [])
     shutil.copytree(settings_module.get_settings().config_dir, tmp_path / "config")
     tiers = tmp_path / "config" / "tiers.yaml"
-    tiers.write_text(tiers.read_text(encoding="utf-8").replace("max_net_amount: 700\n", "max_net_amount: 600\n"))
+    tiers.write_text(tiers.read_text(encoding="utf-8").replace("enter: 2000,", "enter: 600,"))
     monkeypatch.setenv("NIGHTMARKET_CONFIG_DIR", str(tmp_path / "config"))
     settings_module.get_settings.cache_clear()
-    with pytest.raises(ConfigError, match=r"tiers\.yaml:\d+: tiers\.1\.min_net_amount: a gap"):
+    with pytest.raises(ConfigError, match=r"tiers\.yaml:\d+: programmes\.0\.tiers\.2\.enter: 600 is not above 700"):
         sync_config(connection, [])
     assert connection.execute("SELECT count(*) AS n FROM mart.tier_rules").fetchone() == {"n": 4}
 
@@ -254,7 +264,8 @@ def test_the_stored_gates_judge_a_small_night(connection: psycopg.Connection[Row
         " VALUES ('shop', 'A', 1, 'paid', 'paid', TRUE, 'CNY', 100, 100, 1, 1, %(t)s, %(t)s, %(t)s, 1, %(t)s)",
         {"t": NOON},
     )
-    load_marts(connection, DAY)
+    with connection.transaction():
+        load_marts(connection, DAY)
     report = run_gate("mart", DAY, "night")
     assert len(report.results) > 20
     assert report.failed == report.warned == []
