@@ -12,7 +12,9 @@ of its own, as the night does. `full` starts from empty marts without marks; VAC
 business date after 1 % new orders (a few of them late), refunds, reviews and status changes came in through the triggers.
 
 Rows of `full` are those of the table, rows of `night` are those it wrote. The plan of each statement is taken by EXPLAIN in
-the last round, just before it runs and outside its time. Everything also goes to var/benchmarks/marts-<members>.txt.
+the last round, just before it runs and outside its time. Everything also goes to var/benchmarks/marts-<members>.txt, and a run of all
+tables is compared with the largest smaller one that was kept there. A kept server has the migrations of its first run: delete its
+folder when they were changed.
 """
 
 import argparse
@@ -504,32 +506,42 @@ def plan_text(title: str, run: Run) -> str:
 
 
 def show_plan_changes(console: Console, small: dict[str, Any], large: dict[str, Any]) -> None:
-    """Whether a heavy statement finds or joins its rows in another way at the larger size."""
-    changed = 0
-    sizes = f"{small['members']:,} and {large['members']:,} members"
-    for kind in ("full", "night"):
-        before = {
-            (load["table"], number): part for load in small[kind] for number, part in enumerate(load["statements"])
-        }
-        for load in large[kind]:
-            for number, part in enumerate(load["statements"]):
-                other = before.get((load["table"], number))
-                if (
-                    not part["plan"]
-                    or other is None
-                    or other["words"] != part["words"]
-                    or part["seconds"] < HEAVY * load["seconds"]
-                ):
-                    continue
-                if other["classes"] != part["classes"]:
-                    changed += 1
-                    gone = Counter(other["classes"]) - Counter(part["classes"])
-                    new = Counter(part["classes"]) - Counter(other["classes"])
-                    console.print(
-                        f"plan changed: {kind}, {load['table']}, statement {number + 1} ({part['seconds']:.2f} s): "
-                        f"{', '.join(sorted(gone)) or 'nothing'} -> {', '.join(sorted(new)) or 'nothing'}", highlight=False
-                    )  # fmt: skip
-    console.print(f"plan classes between {sizes}: " + (f"{changed} statements changed" if changed else "none changed"))
+    """Which heavy statements find or join their rows in another way at the larger size."""
+    changes = [change for kind in ("full", "night") for change in plan_changes(kind, small[kind], large[kind])]
+    for change in changes:
+        console.print(f"plan changed: {change}", highlight=False)
+    console.print(
+        f"plan classes between {small['members']:,} and {large['members']:,} members: "
+        + (
+            f"{len(changes)} statements changed; ! means: a scan or a nested loop that was not there"
+            if changes
+            else "none changed"
+        )
+    )
+
+
+def plan_changes(kind: str, small: list[dict[str, Any]], large: list[dict[str, Any]]) -> Iterator[str]:
+    before = {(load["table"], number): part for load in small for number, part in enumerate(load["statements"])}
+    for load in large:
+        for number, part in enumerate(load["statements"]):
+            other = before.get((load["table"], number))
+            if part["seconds"] < HEAVY * load["seconds"] or not other or other["words"] != part["words"]:
+                continue  # not heavy, or the file was changed in between
+            gone = Counter(other["classes"]) - Counter(part["classes"])
+            new = Counter(part["classes"]) - Counter(other["classes"])
+            if gone or new:
+                sign = "! " if any(name.startswith(("seq ", "nested loop")) for name in new) else ""
+                yield (
+                    f"{sign}{kind}, {load['table']}, statement {number + 1} ({part['seconds']:.2f} s): "
+                    f"{', '.join(sorted(gone)) or 'nothing'} -> {', '.join(sorted(new)) or 'nothing'}"
+                )
+
+
+def smaller_result(members: int) -> dict[str, Any] | None:
+    """The whole run of the largest smaller size that was kept, of this day or an earlier one."""
+    sizes = [int(path.stem.removeprefix("marts-")) for path in RESULTS.glob("marts-*.json")]
+    size = max((size for size in sizes if size < members), default=None)
+    return dict(json.loads((RESULTS / f"marts-{size}.json").read_text())) if size else None
 
 
 def verdicts(console: Console, found: list[dict[str, Any]]) -> None:
@@ -627,15 +639,19 @@ def main() -> None:
             found.append(measure(bench, console, options))
         finally:
             bench.stop()
-        if len(found) > 1:
-            show_plan_changes(console, found[-2], found[-1])
-        verdicts(console, found)
-        path = RESULTS / f"marts-{members}{'-part' if options.only or options.night_only else ''}.txt"
+        is_whole = bool(found[-1]["full"] and found[-1]["night"]) and not options.only
+        smaller = found[-2] if len(found) > 1 else smaller_result(members)
+        if is_whole and smaller:
+            show_plan_changes(console, smaller, found[-1])
+        verdicts(console, [smaller, *found] if smaller and len(found) == 1 and is_whole else found)
+        path = RESULTS / f"marts-{members}{'' if is_whole else '-part'}.txt"
         if options.plans:
             print(found[-1]["plans"])
         else:
             console.print(f"plans: {path.relative_to(ROOT)}")
         path.write_text(console.export_text() + found[-1]["plans"] + "\n", encoding="utf-8")
+        if is_whole:
+            path.with_suffix(".json").write_text(json.dumps(found[-1]), encoding="utf-8")
 
 
 if __name__ == "__main__":
