@@ -152,7 +152,7 @@ def test_the_real_shop(db: psycopg.Connection[Row]) -> None:
     )
     copy_rows(db, "mart.member_days", COLUMNS, rows)
 
-    night = predict_values(date(2011, 12, 9))
+    predict_values(date(2011, 12, 9))
     fit = db.execute("SELECT * FROM mart.prediction_fits").fetchone()
     assert fit is not None
     assert (fit["business_date"], fit["member_count"], fit["repeater_count"]) == (date(2011, 12, 4), 4312, 2741)
