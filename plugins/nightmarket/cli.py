@@ -341,7 +341,7 @@ def explain_a_member(
     as_of: Annotated[str | None, typer.Option(help="end of which business date; default yesterday")] = None,
 ) -> None:
     """Why a member has this tier and stage, with the orders behind it."""
-    from nightmarket.explain_member import explain_member
+    from nightmarket.console.member import explain_member
 
     with _sentences():
         typer.echo(explain_member(member_id, dates.business_date(as_of)))

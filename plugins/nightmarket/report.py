@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import __version__, dates
 from nightmarket.console import charts, words
-from nightmarket.console.night import notices, read_night, read_pauses, read_runs
+from nightmarket.console.night import kpi_lines, notices, read_night, read_pauses, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import Row
@@ -24,7 +24,6 @@ from nightmarket.warehouse import Row
 TREND_DAYS = 30
 REVIEW_DAYS = 21
 FULFILMENT_DAYS = 7
-UNUSUAL_SHOWN = 8
 
 
 def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
@@ -155,26 +154,6 @@ def _environment() -> Environment:
     environment.filters |= words.FILTERS
     environment.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
     return environment
-
-
-def kpi_lines(rows: Sequence[Row]) -> dict[str, Any]:
-    """The KPI table for people: `unusual` signals of a day (any source), and a line per KPI of all sources together."""
-    lines: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["source_id"] == "":
-            empty = dict.fromkeys(("day", "week", "month", "target", "last_year"))
-            line = lines.setdefault(row["kpi"], {"name_zh": row["name_zh"], "name_en": row["name_en"], **empty})
-            line[row["grain"]] = row
-            if row["target"] is not None:
-                line["target"] = row | {"value": row["target"]}
-            if row["grain"] == "day":
-                line["last_year"] = row | {"value": row["last_year_value"]}
-    unusual = [row for row in rows if row["is_anomaly"] and row["grain"] == "day"]
-    return {"unusual": unusual[:UNUSUAL_SHOWN], "lines": [line for line in lines.values() if _has_value(line)]}
-
-
-def _has_value(line: dict[str, Any]) -> bool:
-    return any(line[grain] and line[grain]["value"] is not None for grain in ("day", "week", "month"))
 
 
 def stage_flow(rows: Sequence[Row]) -> dict[str, Any] | None:

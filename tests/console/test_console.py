@@ -43,7 +43,7 @@ def test_every_route_with_data_asks_who_is_there() -> None:
 
     app = create_app(require_user=nobody)
     paths = [route.path for route in app.routes if route.path != "/static"]
-    assert sorted(paths) == ["/", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
+    assert sorted(paths) == ["/", "/member", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
     for path in paths[1:]:  # test_receiver.py has the webhooks: what they take is signed by the platform
         with pytest.raises(AssertionError, match="asked"):
             TestClient(app).get(path, params={"id": world.RUN_ID})
@@ -107,6 +107,15 @@ def test_why_this_member(nights: psycopg.Connection[Any], member: str, expected:
     page = client(language="en").get("/run", params={"id": world.RUN_ID, "member": member})
     assert page.status_code == 200
     assert expected in page.text
+
+
+def test_a_member_is_explained_and_a_stranger_is_not(nights: psycopg.Connection[Any]) -> None:
+    page = client().get(f"/member?member=1&as_of={world.DAY_TWO}")
+    assert page.status_code == 200
+    assert "member 1, at the end of" in page.text
+    assert "orders and refunds" in page.text
+    assert "没有会员 999999" in client().get("/member?member=999999").text
+    assert "nightmarket explain member" not in client().get("/member").text
 
 
 def test_no_address_is_shown_anywhere(nights: psycopg.Connection[Any]) -> None:

@@ -20,9 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import dates
 from nightmarket.console import charts, words
-from nightmarket.console.night import notices, read_night, read_pauses, read_run_parts, read_runs
+from nightmarket.console.night import kpi_lines, notices, read_night, read_pauses, read_run_parts, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.console.receiver import create_router
+from nightmarket.console.member import explain_member
 from nightmarket.settings import ConfigError
 from nightmarket.sources import load_sources
 
@@ -123,6 +124,23 @@ def create_app(
             data = _overview(read, day) if day else None
         return show(request, "overview.html", page="overview", user=user, sender=sender, days=days, day=day, data=data)
 
+    @app.get("/member")
+    def member(
+        request: Request,
+        member: str = "",
+        as_of: str = "",
+        user: str = Depends(require_user),
+        sender: bool = Depends(may_send),
+    ) -> Response:
+        number, day = _member_id(member), _day(as_of) or dates.today() - timedelta(days=1)
+        text = None
+        if number is not None:
+            try:
+                text = explain_member(number, day)
+            except ValueError:
+                raise PageError(404, f"没有会员 {number}。", f"There is no member {number}.") from None
+        return show(request, "member.html", page="member", user=user, sender=sender, member=number, day=day, text=text)
+
     @app.get("/runs")
     def runs(request: Request, user: str = Depends(require_user), sender: bool = Depends(may_send)) -> Response:
         with reader() as read:
@@ -218,5 +236,6 @@ def _overview(read: Reader, day: date) -> dict[str, Any]:
     return {
         "night": night,
         "notices": notices(night, runs, read_pauses(read, dates.now())),
+        "kpis": kpi_lines(night["kpi_table"]),
         "trends": charts.trends(rows, [day]),
     }

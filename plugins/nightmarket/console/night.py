@@ -3,6 +3,7 @@
 Figures come from include/sql/console as they are; here they are only put together and compared with zero.
 """
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from nightmarket.warehouse import Row
 DEVIATION = Decimal("0.5")  # from the same weekday's mean: worth a word
 LOW_STOCK = Decimal("0.1")  # of a coupon stock's budget
 MAX_RUNS = 50
+UNUSUAL_SHOWN = 8
 
 
 class Notice(NamedTuple):
@@ -48,6 +50,26 @@ def read_night(read: Reader, business_date: date) -> dict[str, Any]:
         "failures": read.rows("failures", **day),
         "reviews_day": read.row("reviews_day", **day),
     }
+
+
+def kpi_lines(rows: Sequence[Row]) -> dict[str, Any]:
+    """The KPI table for people: `unusual` signals of a day (any source), and a line per KPI of all sources together."""
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["source_id"] == "":
+            empty = dict.fromkeys(("day", "week", "month", "target", "last_year"))
+            line = lines.setdefault(row["kpi"], {"name_zh": row["name_zh"], "name_en": row["name_en"], **empty})
+            line[row["grain"]] = row
+            if row["target"] is not None:
+                line["target"] = row | {"value": row["target"]}
+            if row["grain"] == "day":
+                line["last_year"] = row | {"value": row["last_year_value"]}
+    unusual = [row for row in rows if row["is_anomaly"] and row["grain"] == "day"]
+    return {"unusual": unusual[:UNUSUAL_SHOWN], "lines": [line for line in lines.values() if _has_value(line)]}
+
+
+def _has_value(line: dict[str, Any]) -> bool:
+    return any(line[grain] and line[grain]["value"] is not None for grain in ("day", "week", "month"))
 
 
 def read_runs(read: Reader, first: date, last: date) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
