@@ -28,7 +28,8 @@ by_source AS (
 )
 SELECT member_id, source_id, first_date FROM by_source
 UNION ALL
-SELECT member_id, '', min(first_date) FROM by_source GROUP BY member_id;
+SELECT member_id, '', min(first_date) FROM by_source GROUP BY member_id
+ORDER BY member_id ASC, source_id ASC;
 
 -- People who merged or split; of the others those with an order before, or on, the day we took for their first.
 DROP TABLE IF EXISTS pg_temp.touched;

@@ -91,7 +91,6 @@ paid_orders AS (
     SELECT
         o.source_id,
         o.order_id,
-        o.goods_amount,
         o.paid_at,
         o.paid_at + make_interval(hours => %(promised_shipping_hours)s::integer) AS due_at,
         o.paid_at + make_interval(days => %(promised_delivery_days)s::integer) AS delivery_due_at,
@@ -106,15 +105,20 @@ called_off AS (
     -- all money back before the promised time was over, and never shipped (signed): not late, there was nothing to bring
     SELECT
         o.source_id, o.order_id,
-        o.shipped_at IS NULL
-        AND coalesce(sum(r.refund_amount) FILTER (WHERE r.settled_at < o.due_at), 0) >= o.goods_amount AS is_before_shipping,
-        o.signed_at IS NULL
-        AND coalesce(sum(r.refund_amount) FILTER (WHERE r.settled_at < o.delivery_due_at), 0) >= o.goods_amount AS is_before_delivery
-    FROM paid_orders AS o
-    CROSS JOIN mark AS k
-    JOIN core.refunds AS r ON r.source_id = o.source_id AND r.order_id = o.order_id
-    WHERE r.is_money AND r.settled_at < k.ends_at AND (o.shipped_at IS NULL OR o.signed_at IS NULL)
-    GROUP BY o.source_id, o.order_id, o.goods_amount, o.shipped_at, o.signed_at, o.due_at, o.delivery_due_at
+        (o.shipped_at IS NULL OR o.shipped_at >= k.ends_at)
+        AND coalesce(
+            sum(r.refund_amount) FILTER (WHERE r.settled_at < o.paid_at + make_interval(hours => %(promised_shipping_hours)s::integer)), 0
+        ) >= o.goods_amount AS is_before_shipping,
+        (o.signed_at IS NULL OR o.signed_at >= k.ends_at)
+        AND coalesce(
+            sum(r.refund_amount) FILTER (WHERE r.settled_at < o.paid_at + make_interval(days => %(promised_delivery_days)s::integer)), 0
+        ) >= o.goods_amount AS is_before_delivery
+    FROM mark AS k
+    JOIN core.refunds AS r ON r.settled_at >= (SELECT min(g.from_at) FROM ranges AS g) AND r.settled_at < k.ends_at
+    JOIN core.orders AS o ON o.source_id = r.source_id AND o.order_id = r.order_id
+    JOIN ranges AS i ON o.paid_at >= i.from_at AND o.paid_at < i.until_at
+    WHERE r.is_money AND o.is_paid AND r.settled_at >= o.paid_at
+    GROUP BY o.source_id, o.order_id, o.goods_amount, o.paid_at, o.shipped_at, o.signed_at, k.ends_at
 ),
 judged AS (
     SELECT
@@ -147,9 +151,9 @@ SELECT
     count(j.signed_at) AS signed_order_count,
     count(*) FILTER (WHERE j.is_delivery_due) AS delivery_due_count,
     count(*) FILTER (WHERE j.is_delivery_due AND j.signed_at <= j.delivery_due_at) AS delivered_on_time_count,
-    round((percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(EPOCH FROM j.shipped_at - j.paid_at) ASC) / 3600)::numeric, 2)
+    round(extract(EPOCH FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY j.shipped_at - j.paid_at ASC)) / 3600, 2)
         AS median_hours_to_ship,
-    round((percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(EPOCH FROM j.signed_at - j.paid_at) ASC) / 86400)::numeric, 2)
+    round(extract(EPOCH FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY j.signed_at - j.paid_at ASC)) / 86400, 2)
         AS median_days_to_sign
 FROM judged AS j
 GROUP BY j.source_id, j.day;

@@ -63,11 +63,14 @@ CROSS JOIN LATERAL (
 ) AS p (grain, period_start, period_end);
 CREATE UNIQUE INDEX ON pg_temp.scope_periods (grain, period_start);
 ANALYZE scope_periods;
-DROP TABLE IF EXISTS pg_temp.calendar;
-CREATE TEMPORARY TABLE calendar ON COMMIT DROP AS
-SELECT DISTINCT d::date AS day
+DROP TABLE IF EXISTS pg_temp.period_days;
+CREATE TEMPORARY TABLE period_days ON COMMIT DROP AS
+SELECT p.grain, p.period_start, d::date AS day
 FROM scope_periods AS p
 CROSS JOIN generate_series(p.period_start, p.period_end, interval '1 day') AS d;
+ANALYZE period_days;
+DROP TABLE IF EXISTS pg_temp.calendar;
+CREATE TEMPORARY TABLE calendar ON COMMIT DROP AS SELECT DISTINCT p.day FROM period_days AS p;
 ANALYZE calendar;
 
 -- The KPIs of a day: a line each. A ratio has a denominator.
@@ -149,6 +152,8 @@ CROSS JOIN LATERAL (
     ('message_cost_amount', m.cost_amount, NULL)
 ) AS v (kpi, numerator, denominator);
 
+ANALYZE day_parts;
+
 -- The KPIs of people, who cannot be added up: a line each.
 DROP TABLE IF EXISTS pg_temp.people_parts;
 CREATE TEMPORARY TABLE people_parts ON COMMIT DROP AS
@@ -176,7 +181,7 @@ by_source AS (
             AS denominator
     FROM day_parts AS t
     JOIN mart.kpi_definitions AS d ON d.kpi = t.kpi
-    JOIN scope_periods AS p ON t.day >= p.period_start AND t.day <= p.period_end
+    JOIN period_days AS p ON p.day = t.day
     WHERE t.numerator IS NOT NULL AND (d.kind IN ('sum', 'level') OR t.denominator IS NOT NULL)
     GROUP BY d.kpi, d.kind, t.source_id, p.grain, p.period_start
 ),
