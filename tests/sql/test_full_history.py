@@ -147,8 +147,19 @@ def test_the_queries_of_the_metrics_page_give_the_known_figures(full: psycopg.Co
     assert (frequency_mean, frequency_median, frequency_max) == (Decimal("4.272015"), 2, 209)
     assert money_mean == Decimal("2054.26646")
     assert money_median == pytest.approx(674.485)
-    assert found["tiers"] == found["tiers_of_the_mart"]
-    assert sum(row[2] for row in found["tiers"]) == 4338
+    assert sum(row[2] for row in found["tiers"]) == sum(row[2] for row in found["tiers_of_the_mart"]) == 4338
+    for rank in range(4):  # nobody stands lower than the measure of the day
+        lowest, standing = (sum(row[2] for row in found[name][rank:]) for name in ("tiers", "tiers_of_the_mart"))
+        assert lowest <= standing
+    points = {kind: points for kind, _, points in found["points"]}
+    assert points["earn"] > 8_911_407, "a point per yuan, and more with a card"
+    assert points.keys() == {"earn"}, "no refund of this data names its order, and nothing is two years old"
+    assert dict(found["stages"])["loyal"] == found["loyal"][0][0] > 500
+    buyers, with_a_rhythm, gap = found["rhythm"][0]
+    (facts,) = full.execute(
+        "SELECT count(*) AS n, count(median_gap_days) AS rhythm, round(avg(median_gap_days), 6) AS gap FROM mart.member_facts"
+    ).fetchall()
+    assert (buyers, with_a_rhythm, gap) == (facts["n"], facts["rhythm"], facts["gap"])
     assert found["shop_day"][0][:3] == (SHOP, *tuple(full.execute(
         "SELECT paid_order_count, gross_amount FROM mart.shop_kpis_daily WHERE day = %s", (LAST_DAY,)
     ).fetchone().values()))  # type: ignore[union-attr]  # fmt: skip
@@ -156,17 +167,19 @@ def test_the_queries_of_the_metrics_page_give_the_known_figures(full: psycopg.Co
 
 def test_the_marts_say_the_same(full: psycopg.Connection[Row]) -> None:
     rfm = full.execute(
-        "SELECT count(*) AS members, round(avg(recency_days), 6) AS recency, round(avg(frequency_count), 6) AS frequency,"
+        "SELECT count(*) AS members, round(avg(%(day)s::date + 1 - last_order_date), 6) AS recency, round(avg(frequency_count), 6) AS frequency,"
         " max(frequency_count) AS most, round(avg(monetary_amount), 5) AS money,"
-        " percentile_cont(0.5) WITHIN GROUP (ORDER BY recency_days) AS middle_recency,"
+        " percentile_cont(0.5) WITHIN GROUP (ORDER BY %(day)s::date + 1 - last_order_date) AS middle_recency,"
+        " percentile_cont(0.5) WITHIN GROUP (ORDER BY frequency_count) AS middle_frequency,"
         " percentile_cont(0.5) WITHIN GROUP (ORDER BY monetary_amount) AS middle_money,"
-        " count(DISTINCT rfm_segment) AS segments FROM mart.member_rfm WHERE business_date = %s",
-        (LAST_DAY,),
+        " count(DISTINCT rfm_segment) AS segments FROM mart.member_rfm"
+        " WHERE valid_from <= %(day)s AND (valid_to IS NULL OR valid_to > %(day)s)",
+        {"day": LAST_DAY},
     ).fetchone()
     assert rfm
     assert (rfm["members"], rfm["segments"]) == (4338, 8)
     assert (rfm["recency"], rfm["middle_recency"]) == (Decimal("93.059474"), 51)
-    assert (rfm["frequency"], rfm["most"]) == (Decimal("4.272015"), 209)
+    assert (rfm["frequency"], rfm["middle_frequency"], rfm["most"]) == (Decimal("4.272015"), 2, 209)
     assert rfm["money"] == Decimal("2054.26646")
     assert rfm["middle_money"] == pytest.approx(674.485)
     november = full.execute(
@@ -181,7 +194,7 @@ def test_the_marts_say_the_same(full: psycopg.Connection[Row]) -> None:
 def test_tiers_fit_the_data(full: psycopg.Connection[Row]) -> None:
     """Half the buyers in the lowest tier, a fifth in the two highest, and these bring most of the money."""
     shares = full.execute(
-        "SELECT t.tier, count(*) / 4338.0 AS share, sum(t.window_net_amount) AS amount FROM mart.member_tiers AS t"
+        "SELECT t.tier, count(*) / 4338.0 AS share, sum(t.measure_value) AS amount FROM mart.member_tiers AS t"
         " WHERE t.valid_to IS NULL GROUP BY t.tier"
     ).fetchall()
     share = {row["tier"]: float(row["share"]) for row in shares}

@@ -4,6 +4,7 @@ from calendar import monthrange
 from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -255,7 +256,7 @@ def rfm_on(connection: psycopg.Connection[Row], day: date) -> dict[int, tuple[An
     found = {}
     for member in MEMBERS:
         mine = [row for row in rows if row["member_id"] == member]
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in pairwise(mine):
             assert before["valid_to"] is not None
             assert before["valid_to"] <= after["valid_from"]
             is_alike = tuple(before.values())[3:] == tuple(after.values())[3:]
@@ -354,7 +355,7 @@ def facts_by_hand(some: list[Fact], member: int) -> dict[str, Any] | None:
     if not paid:
         return None
     on = order_days(some, member)
-    gaps = [(after - before).days for before, after in zip(on, on[1:], strict=False)]
+    gaps = [(after - before).days for before, after in pairwise(on)]
     gap = Decimal(str(median(gaps))) if gaps else None
     recent = [
         (at, number, more) for at, number, more in paid if (LAST - at.date()).days < PARAMETERS["portrait_window_days"]
