@@ -9,12 +9,22 @@ from typing import Any
 import psycopg
 import yaml
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.types.datetime import DateLoader
 from psycopg.types.json import Jsonb
 
 from nightmarket.warehouse import Row
 
 DEFAULTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "defaults.yaml").read_text(encoding="utf-8"))
 EXACT_DECIMALS = 6  # an expected number with so many decimals or more is compared to its own precision
+
+
+class OpenDates(DateLoader):
+    """-infinity and infinity, which no date of Python can say, as text."""
+
+    def load(self, data: Buffer) -> Any:
+        text = bytes(data).decode()
+        return text if text.endswith("infinity") else super().load(data)
 
 
 def put(connection: psycopg.Connection[Row], given: Mapping[str, Any]) -> None:
@@ -64,6 +74,7 @@ def _people(members: Iterable[int]) -> dict[str, list[dict[str, Any]]]:
 
 def table_rows(connection: psycopg.Connection[Row], table: str) -> list[Row]:
     """Every row of a table with its place on disk: a row that was rewritten without need has moved."""
+    connection.adapters.register_loader("date", OpenDates)
     query = sql.SQL("SELECT ctid::text AS ctid, t.* FROM {} AS t ORDER BY ctid").format(
         sql.Identifier(*table.split("."))
     )
