@@ -83,6 +83,7 @@ def headline(data: dict[str, Any]) -> dict[str, Any]:
         changed = sum(row["changed_count"] for row in night["arrivals"])
         rejected = sum(row["rejected_count"] for row in night["arrivals"])
         sent = sum(row["message_count"] for row in night["messages"] if row["state"] in ("accepted", "delivered"))
+        figures |= _people_headline(night)
         figures[f"{night['business_date']}: records new or changed, rejected"] = f"{changed:,}, {rejected:,}"
         figures[f"{night['business_date']}: checks red"] = sum(gate["failed_count"] for gate in night["gates"])
         figures[f"{night['business_date']}: messages accepted"] = sent
@@ -100,6 +101,36 @@ def headline(data: dict[str, Any]) -> dict[str, Any]:
                 low, high = words.points(result["uplift_low_rate"]), words.points(result["uplift_high_rate"])
                 figures[f"{name}: uplift, points"] = f"{words.points(result['uplift_rate'])} ({low} to {high})"
             figures[f"{name}: verdict"] = result["verdict"]
+    return figures
+
+
+def _people_headline(night: dict[str, Any]) -> dict[str, Any]:
+    """Tiers, stages and KPIs of a night in a line each."""
+    day, figures = night["business_date"], {}
+    for programme in dict.fromkeys(row["programme"] for row in night["tiers"]):
+        rows = [row for row in night["tiers"] if row["programme"] == programme]
+        figures[f"{day}: {programme} tiers"] = ", ".join(
+            f"{row['tier']} {row['member_count']:,}" for row in reversed(rows)
+        )
+        moves = [row for row in night["tier_moves"] if row["programme"] == programme]
+        up, down, first = (
+            sum(row["member_count"] for row in moves if row["direction"] == way) for way in ("up", "down", "first")
+        )
+        figures[f"{day}: {programme} tiers, risen, fallen, first"] = f"{up:,}, {down:,}, {first:,}"
+    if any(row["member_count"] for row in night["stages"]):
+        figures[f"{day}: stages"] = ", ".join(
+            f"{row['stage']} {row['member_count']:,}" for row in night["stages"] if row["member_count"]
+        )
+    if night["points_day"] and night["points_day"]["open_points"]:
+        points = night["points_day"]
+        figures[f"{day}: points earned, open"] = f"{points['earned_points']:,}, {points['open_points']:,}"
+    lights = [row["light"] for row in night["kpi_table"] if row["source_id"] == "" and row["grain"] == "day"]
+    if lights:
+        count = {light: lights.count(light) for light in ("green", "amber", "red")}
+        unusual = sum(row["is_anomaly"] and row["grain"] == "day" for row in night["kpi_table"])
+        figures[f"{day}: KPIs green, amber, red; unusual"] = (
+            f"{count['green']}, {count['amber']}, {count['red']}; {unusual}"
+        )
     return figures
 
 

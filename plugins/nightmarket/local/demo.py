@@ -60,6 +60,7 @@ class Demo:
         self.deliver_due(api)
         self.say("a day passes: people open, click, redeem, buy, review, unsubscribe")
         self.night(api, "night two", second_day)
+        self.questions(second_day)
         return self.finish([first_day, second_day])
 
     def extractions(self) -> list[str]:
@@ -119,6 +120,35 @@ class Demo:
         api.wait_for_run("deliver_outbox", api.trigger("deliver_outbox", {}))
         self.say("review requests of the night delivered")
 
+    def questions(self, business_date: date) -> None:
+        """What people ask in the morning: why does this member have this tier, and what would other rules do?"""
+        from nightmarket.console.member import explain_member
+        from nightmarket.tiers import load_tiers
+        from nightmarket.warehouse import connect
+        from nightmarket.what_if import in_words, what_if
+
+        begun = time.monotonic()
+        with connect(application_name="nightmarket-demo") as connection:
+            row = connection.execute(
+                "SELECT t.member_id FROM mart.member_tiers AS t WHERE t.valid_to IS NULL"
+                " ORDER BY t.valid_from DESC, t.kind <> 'first' DESC, t.measure_value DESC, t.member_id LIMIT 1"
+            ).fetchone()
+        if row:
+            self.write("member.txt", explain_member(row["member_id"], business_date))
+        in_force = load_tiers()
+        main = in_force.programmes[0]
+        easier = [
+            tier.model_copy(update={"enter": tier.enter * 3 / 4, "keep": tier.keep * 3 / 4}) for tier in main.tiers
+        ]
+        proposed = in_force.model_copy(update={"programmes": [main.model_copy(update={"tiers": easier})]})
+        words = f"What if every tier began a quarter lower?\n{in_words(what_if(proposed, business_date))}"
+        self.write("what-if.txt", words)
+        self.say("asked and answered: " + words.splitlines()[1])
+        self.timings["questions"] = time.monotonic() - begun
+
+    def write(self, name: str, text: str) -> None:
+        (self.stack.folder / name).write_text(text + "\n", encoding="utf-8")
+
     def note_tasks(self, api: AirflowApi, chapter: str, dag_id: str, run_id: str) -> None:
         self.task_seconds.setdefault(chapter, {}).update(
             {
@@ -159,7 +189,7 @@ class Demo:
         self.print_bill(bill)
         self.print_table(result)
         self.say(f"written: {summary_path.relative_to(self.stack.folder.parents[1])}, "
-                 f"{report_path.relative_to(self.stack.folder.parents[1])}")  # fmt: skip
+                 f"{report_path.relative_to(self.stack.folder.parents[1])}, member.txt, what-if.txt beside them")  # fmt: skip
         return result
 
     def print_bill(self, bill: list[dict[str, Any]]) -> None:
