@@ -22,7 +22,14 @@ READABLE = {  # folder -> schemas its files may read: nothing reads to its right
     "checks/mart": {"core", "mart"},
 }
 # Tables of the schema mart that are no marts: nobody reads a figure from them, so no table.yaml describes them.
-RULES = {"tier_programmes", "tier_rules", "point_rules", "category_rules", "kpi_definitions", "portrait_rules"}  # from the YAML files
+RULES = {
+    "tier_programmes",
+    "tier_rules",
+    "point_rules",
+    "category_rules",
+    "kpi_definitions",
+    "portrait_rules",
+}  # from the YAML files
 BOOKKEEPING = {  # what a night has to look at, how far each mart is, what came out differently; and which marts write it
     "marks": set(MART_TABLES),
     "touched_days": {"touched_members"},
@@ -30,7 +37,9 @@ BOOKKEEPING = {  # what a night has to look at, how far each mart is, what came 
     "restatements": {"member_tiers", "kpi_values"},
 }
 FILES = sorted(path for folder in READABLE for path in (SQL / folder).rglob("*.sql"))
-OURS = sorted(path for folder in ("mart", "predictions", "segments", "checks") for path in (SQL / folder).rglob("*.sql"))
+OURS = sorted(
+    path for folder in ("mart", "predictions", "segments", "checks") for path in (SQL / folder).rglob("*.sql")
+)
 
 
 def place(path: Path) -> str:
