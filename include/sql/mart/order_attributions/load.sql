@@ -17,7 +17,8 @@ SELECT
     coalesce(m.batch_id, 0) AS after_batch_id,
     coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), m.batch_id, 0) AS upto_batch_id,
     w.settings,
-    coalesce(m.settings <> w.settings, TRUE) AS is_full
+    coalesce(m.settings <> w.settings, TRUE) AS is_full,
+    current_setting('random_page_cost') AS page_cost
 FROM (
     SELECT
         'order_attributions' AS mart,
@@ -29,26 +30,37 @@ FROM (
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
+-- A night touches a hundredth of tables that are in memory; everybody is a scan.
+SELECT set_config('random_page_cost', CASE WHEN k.is_full THEN k.page_cost ELSE '1.1' END, TRUE) FROM mark AS k;
+
+-- Whose orders of which days; of somebody of whom anything else was written, all days.
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
-SELECT t.member_id
+SELECT
+    t.member_id,
+    CASE WHEN isfinite(t.day) THEN t.day ELSE '-infinity' END AS day_from,
+    CASE WHEN isfinite(t.day) THEN t.day ELSE 'infinity' END AS day_to
 FROM mart.touched_members AS t
 CROSS JOIN mark AS k
 WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id
 UNION
-SELECT mi.member_id
+SELECT mi.member_id, o.paid_at::date AS day_from, o.paid_at::date AS day_to
 FROM mark AS k
 JOIN core.orders AS o ON o.paid_at >= (k.since + 1)::timestamptz AND o.paid_at < k.ends_at
 JOIN core.member_identities AS mi ON mi.identity_id = o.identity_id
 WHERE NOT k.is_full
 UNION
 -- redeemed after the payment, across the midnight of the last night
-SELECT coalesce(p.absorbed_by, c.member_id)
+SELECT coalesce(p.absorbed_by, c.member_id), '-infinity' AS day_from, 'infinity' AS day_to
 FROM mark AS k
 JOIN core.coupon_events AS c ON c.occurred_at >= (k.since + 1)::timestamptz AND c.occurred_at < k.ends_at AND c.kind = 'redeemed'
 LEFT JOIN core.members AS p ON p.member_id = c.member_id
 WHERE NOT k.is_full;
 ANALYZE scope;
+
+DROP TABLE IF EXISTS pg_temp.scope_members;
+CREATE TEMPORARY TABLE scope_members ON COMMIT DROP AS SELECT DISTINCT s.member_id FROM scope AS s;
+ANALYZE scope_members;
 
 -- Every name that the people in question have had: their own, and those of people who turned out to be them.
 DROP TABLE IF EXISTS pg_temp.known_as;
@@ -58,10 +70,10 @@ FROM core.members AS p
 WHERE (SELECT k.is_full FROM mark AS k)
 UNION ALL
 SELECT s.member_id AS known_id, s.member_id
-FROM scope AS s
+FROM scope_members AS s
 UNION ALL
 SELECT p.member_id AS known_id, s.member_id
-FROM scope AS s
+FROM scope_members AS s
 JOIN core.members AS p ON p.absorbed_by = s.member_id;
 ANALYZE known_as;
 
@@ -159,6 +171,40 @@ LEFT JOIN (
 WHERE c.occurred_at < (SELECT k.ends_at FROM mark AS k);
 ANALYZE touches;
 
+-- A coupon has one order: to know which, all of its member's are looked at.
+INSERT INTO scope (member_id, day_from, day_to)
+SELECT DISTINCT t.member_id, '-infinity'::date, 'infinity'::date
+FROM touches AS t
+WHERE t.model = 'coupon_code' AND NOT (SELECT k.is_full FROM mark AS k);
+ANALYZE scope;
+
+-- The orders in question of people with a touch.
+DROP TABLE IF EXISTS pg_temp.scope_orders;
+CREATE TEMPORARY TABLE scope_orders ON COMMIT DROP AS
+SELECT mi.member_id, o.source_id, o.order_id, o.paid_at, o.goods_amount
+FROM (SELECT DISTINCT t.member_id FROM touches AS t WHERE (SELECT k.is_full FROM mark AS k)) AS p
+JOIN core.member_identities AS mi ON mi.member_id = p.member_id
+JOIN core.orders AS o ON o.identity_id = mi.identity_id
+WHERE o.is_paid AND o.paid_at < (SELECT k.ends_at FROM mark AS k)
+UNION
+SELECT mi.member_id, o.source_id, o.order_id, o.paid_at, o.goods_amount
+FROM scope AS s
+JOIN core.member_identities AS mi ON mi.member_id = s.member_id
+JOIN LATERAL (
+    -- a fence, so that both ends of the days are looked up in the index
+    SELECT i.source_id, i.order_id, i.paid_at, i.goods_amount
+    FROM core.orders AS i
+    WHERE
+        i.identity_id = mi.identity_id AND i.is_paid
+        AND i.paid_at >= s.day_from::timestamptz AND i.paid_at < (s.day_to + 1)::timestamptz
+    ORDER BY i.paid_at ASC
+    OFFSET 0
+) AS o ON TRUE
+WHERE
+    o.paid_at < (SELECT k.ends_at FROM mark AS k)
+    AND EXISTS (SELECT 1 FROM touches AS t WHERE t.member_id = s.member_id);
+ANALYZE scope_orders;
+
 DROP TABLE IF EXISTS pg_temp.candidates;
 CREATE TEMPORARY TABLE candidates ON COMMIT DROP AS
 SELECT
@@ -166,9 +212,8 @@ SELECT
     t.coupon_request, t.arm, t.touch_source_id, t.scene, o.goods_amount,
     greatest(o.paid_at - t.touched_at, t.touched_at - o.paid_at) AS distance
 FROM touches AS t
-JOIN core.member_identities AS mi ON mi.member_id = t.member_id
-JOIN core.orders AS o ON o.identity_id = mi.identity_id AND o.paid_at >= t.counts_from AND o.paid_at < t.counts_to
-WHERE o.is_paid AND o.paid_at < (SELECT k.ends_at FROM mark AS k) AND (t.failed_at > o.paid_at OR t.failed_at IS NULL);
+JOIN scope_orders AS o ON o.member_id = t.member_id AND o.paid_at >= t.counts_from AND o.paid_at < t.counts_to
+WHERE t.failed_at > o.paid_at OR t.failed_at IS NULL;
 
 DROP TABLE IF EXISTS pg_temp.claims;
 CREATE TEMPORARY TABLE claims ON COMMIT DROP AS
@@ -198,8 +243,9 @@ ORDER BY
 ANALYZE claims;
 
 DELETE FROM mart.order_attributions AS m
+USING scope AS s
 WHERE
-    m.member_id IN (SELECT s.member_id FROM scope AS s)
+    m.member_id = s.member_id AND m.day >= s.day_from AND m.day <= s.day_to
     AND NOT EXISTS (
         SELECT 1 FROM claims AS c WHERE c.model = m.model AND c.source_id = m.source_id AND c.order_id = m.order_id
     );
@@ -252,3 +298,5 @@ ON CONFLICT (mart) DO UPDATE SET
 WHERE
     (marks.business_date, marks.batch_id, marks.settings)
     IS DISTINCT FROM (excluded.business_date, greatest(marks.batch_id, excluded.batch_id), excluded.settings);
+
+SELECT set_config('random_page_cost', k.page_cost, TRUE) FROM mark AS k;

@@ -30,47 +30,61 @@ FROM (
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
+-- Goods by number: millions of lines are sorted and joined below, and numbers are quicker than names.
+DROP TABLE IF EXISTS pg_temp.goods;
+CREATE TEMPORARY TABLE goods ON COMMIT DROP AS
+SELECT p.source_id, p.product_id, row_number() OVER (ORDER BY p.source_id ASC, p.product_id ASC)::integer AS number
+FROM mart.products AS p
+WHERE p.is_goods;
+ANALYZE goods;
+
+DROP TABLE IF EXISTS pg_temp.baskets;
+CREATE TEMPORARY TABLE baskets ON COMMIT DROP AS
+SELECT
+    row_number() OVER ()::integer AS number,
+    b.source_id,
+    b.products
+FROM (
+    SELECT o.source_id, array_agg(DISTINCT g.number) AS products
+    FROM core.orders AS o
+    JOIN core.order_lines AS i ON i.source_id = o.source_id AND i.order_id = o.order_id
+    JOIN goods AS g ON g.source_id = i.source_id AND g.product_id = i.product_id
+    WHERE
+        (SELECT k.is_due FROM mark AS k) AND o.is_paid
+        -- the Sunday from the parameters, so that the plan knows how many orders there are
+        AND o.paid_at >= (
+            %(business_date)s::date - mod(extract(ISODOW FROM %(business_date)s::date)::integer, 7)
+            + 1 - %(pair_window_days)s::integer
+        )::timestamptz
+        AND o.paid_at < (
+            %(business_date)s::date - mod(extract(ISODOW FROM %(business_date)s::date)::integer, 7) + 1
+        )::timestamptz
+    GROUP BY o.source_id, o.order_id
+) AS b
+WHERE cardinality(b.products) <= %(pair_max_products)s::integer;
+ANALYZE baskets;
+
 DROP TABLE IF EXISTS pg_temp.basket_items;
 CREATE TEMPORARY TABLE basket_items ON COMMIT DROP AS
-SELECT b.source_id, b.order_id, b.product_id
-FROM (
-    SELECT
-        l.source_id, l.order_id, l.product_id,
-        count(*) OVER (PARTITION BY l.source_id, l.order_id) AS product_count
-    FROM (
-        SELECT DISTINCT i.source_id, i.order_id, i.product_id
-        FROM core.orders AS o
-        JOIN core.order_lines AS i ON i.source_id = o.source_id AND i.order_id = o.order_id
-        JOIN mart.products AS p ON p.source_id = i.source_id AND p.product_id = i.product_id
-        WHERE
-            (SELECT k.is_due FROM mark AS k) AND o.is_paid AND p.is_goods
-            -- the Sunday from the parameters, so that the plan knows how many orders there are
-            AND o.paid_at >= (
-                %(business_date)s::date - mod(extract(ISODOW FROM %(business_date)s::date)::integer, 7)
-                + 1 - %(pair_window_days)s::integer
-            )::timestamptz
-            AND o.paid_at < (
-                %(business_date)s::date - mod(extract(ISODOW FROM %(business_date)s::date)::integer, 7) + 1
-            )::timestamptz
-    ) AS l
-) AS b
-WHERE b.product_count <= %(pair_max_products)s::integer;
+SELECT b.number, u.product
+FROM baskets AS b
+CROSS JOIN LATERAL unnest(b.products) AS u (product);
 ANALYZE basket_items;
 
 DROP TABLE IF EXISTS pg_temp.product_baskets;
 CREATE TEMPORARY TABLE product_baskets ON COMMIT DROP AS
-SELECT b.source_id, b.product_id, count(*) AS order_count
+SELECT b.product, count(*) AS order_count
 FROM basket_items AS b
-GROUP BY b.source_id, b.product_id
+GROUP BY b.product
 HAVING count(*) >= %(pair_min_orders)s::integer;
 ANALYZE product_baskets;
 
 -- Only products that stand in enough baskets can stand in enough of them together.
 DROP TABLE IF EXISTS pg_temp.frequent_items;
 CREATE TEMPORARY TABLE frequent_items ON COMMIT DROP AS
-SELECT b.source_id, b.order_id, b.product_id
+SELECT b.number, b.product
 FROM basket_items AS b
-JOIN product_baskets AS p ON p.source_id = b.source_id AND p.product_id = b.product_id;
+JOIN product_baskets AS p ON p.product = b.product;
 ANALYZE frequent_items;
 
 DROP TABLE IF EXISTS pg_temp.new_pairs;
@@ -78,28 +92,28 @@ CREATE TEMPORARY TABLE new_pairs ON COMMIT DROP AS
 SELECT x.source_id, x.product_a, x.product_b, x.order_count, x.a_order_count, x.b_order_count, x.basket_count, x.lift, x.pair_rank
 FROM (
     SELECT
-        c.*,
+        c.source_id, c.product_a, c.product_b, c.order_count, c.a_order_count, c.b_order_count, c.basket_count, c.lift,
         row_number() OVER (
             PARTITION BY c.source_id ORDER BY c.lift DESC, c.order_count DESC, c.product_a ASC, c.product_b ASC
         ) AS pair_rank
     FROM (
         SELECT
-            t.source_id, t.product_a, t.product_b, t.order_count, a.order_count AS a_order_count, b.order_count AS b_order_count,
-            n.basket_count,
+            ga.source_id, ga.product_id AS product_a, gb.product_id AS product_b, t.order_count, a.order_count AS a_order_count,
+            b.order_count AS b_order_count, n.basket_count,
             t.order_count::numeric * n.basket_count / (a.order_count::numeric * b.order_count) AS lift
         FROM (
-            SELECT i.source_id, i.product_id AS product_a, j.product_id AS product_b, count(*) AS order_count
+            -- numbers follow ids, so the smaller id is a
+            SELECT i.product AS product_a, j.product AS product_b, count(*) AS order_count
             FROM frequent_items AS i
-            JOIN frequent_items AS j
-                ON j.source_id = i.source_id AND j.order_id = i.order_id AND j.product_id > i.product_id
-            GROUP BY i.source_id, i.product_id, j.product_id
+            JOIN frequent_items AS j ON j.number = i.number AND j.product > i.product
+            GROUP BY i.product, j.product
             HAVING count(*) >= %(pair_min_orders)s::integer
         ) AS t
-        JOIN product_baskets AS a ON a.source_id = t.source_id AND a.product_id = t.product_a
-        JOIN product_baskets AS b ON b.source_id = t.source_id AND b.product_id = t.product_b
-        JOIN (
-            SELECT z.source_id, count(DISTINCT z.order_id) AS basket_count FROM basket_items AS z GROUP BY z.source_id
-        ) AS n ON n.source_id = t.source_id
+        JOIN product_baskets AS a ON a.product = t.product_a
+        JOIN product_baskets AS b ON b.product = t.product_b
+        JOIN goods AS ga ON ga.number = t.product_a
+        JOIN goods AS gb ON gb.number = t.product_b
+        JOIN (SELECT z.source_id, count(*) AS basket_count FROM baskets AS z GROUP BY z.source_id) AS n ON n.source_id = ga.source_id
     ) AS c
 ) AS x
 WHERE x.pair_rank <= %(pairs_per_source)s::integer;

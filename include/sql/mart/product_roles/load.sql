@@ -1,19 +1,35 @@
--- mart.product_roles: what each product is good for at the end of a business date: who brings buyers, who brings money, who grows.
--- Grain: one row per business date, source and product (goods) with a sale in the window or in the one before it.
+-- mart.product_roles: what each product is good for at a week's end: who brings buyers, who brings money, who grows.
+-- Grain: one row per week's end (a Sunday), source and product (goods) with a sale in the window or in the one before it.
 -- Params: business_date (date), role_window_days (integer), profit_share (numeric), traffic_share (numeric), growth_change (numeric).
--- Reads: mart.product_days, mart.products
--- Rerun: safe; replaces exactly one business date, rows that do not differ are not rewritten. Month ends and the newest date are
--- kept, others go, so a run for an older date that ends no month writes nothing (docs/decisions/0067-products.md).
--- Money stands for profit, because no source tells what goods cost. Equal products get equal places, no id breaks a tie.
-WITH
-night AS (
+-- Reads: mart.product_days, mart.products, mart.marks, mart.product_roles
+-- Rerun: safe; computes the last Sunday up to the business date once, and an older one that is kept when asked for it: the newest and
+-- the last Sunday of each month are. A late order moves only Sundays still to come; delete the mark to compute the newest again.
+-- Money stands for profit, because no source tells what goods cost. Equal products get equal places, no id breaks a tie
+-- (docs/decisions/0067-products.md).
+DROP TABLE IF EXISTS pg_temp.mark;
+CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
+SELECT
+    w.sunday,
+    w.settings,
+    greatest(w.sunday, m.business_date) AS newest,
+    coalesce(
+        w.sunday > m.business_date
+        OR (w.sunday = m.business_date AND w.settings <> m.settings)
+        OR (w.sunday < m.business_date AND date_trunc('month', w.sunday) <> date_trunc('month', w.sunday + 7)),
+        TRUE
+    ) AS is_due
+FROM (
     SELECT
-        x.business_date,
-        greatest(x.business_date, x.newest_date) AS newest_date,
-        x.business_date >= coalesce(x.newest_date, x.business_date)
-        OR date_trunc('month', x.business_date + 1)::date = x.business_date + 1 AS is_kept
-    FROM (SELECT %(business_date)s::date AS business_date, max(r.business_date) AS newest_date FROM mart.product_roles AS r) AS x
-),
+        'product_roles' AS mart,
+        %(business_date)s::date - mod(extract(ISODOW FROM %(business_date)s::date)::integer, 7) AS sunday,
+        concat_ws(
+            '/', %(role_window_days)s::integer, %(profit_share)s::numeric, %(traffic_share)s::numeric, %(growth_change)s::numeric
+        ) AS settings
+) AS w
+LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+
+WITH
+night AS (SELECT k.sunday AS business_date, k.newest, k.is_due FROM mark AS k),
 sold AS (
     SELECT
         d.source_id,
@@ -27,7 +43,7 @@ sold AS (
     FROM night AS n
     JOIN mart.product_days AS d
         ON d.day > n.business_date - 2 * %(role_window_days)s::integer AND d.day <= n.business_date
-    WHERE n.is_kept
+    WHERE n.is_due
     GROUP BY d.source_id, d.product_id
 ),
 shops AS (SELECT p.source_id, min(p.first_sold_date) AS first_day FROM mart.products AS p GROUP BY p.source_id),
@@ -89,10 +105,10 @@ vanished AS (
     USING night AS n
     WHERE
         (
-            m.business_date = n.business_date
+            n.is_due AND m.business_date = n.business_date
             AND NOT EXISTS (SELECT 1 FROM final AS f WHERE f.source_id = m.source_id AND f.product_id = m.product_id)
         )
-        OR (m.business_date < n.newest_date AND date_trunc('month', m.business_date + 1)::date <> m.business_date + 1)
+        OR (m.business_date < n.newest AND date_trunc('month', m.business_date) = date_trunc('month', m.business_date + 7))
 )
 INSERT INTO mart.product_roles (
     business_date, source_id, product_id, category, unit_count, gross_amount, order_count, buyer_day_count, source_gross_amount,
@@ -100,11 +116,12 @@ INSERT INTO mart.product_roles (
     cumulative_buyer_day_count, cumulative_buyer_rate, previous_gross_amount, growth_rate, growth_phase, role
 )
 SELECT
-    %(business_date)s::date, f.source_id, f.product_id, f.category, f.unit_count, f.gross_amount, f.order_count, f.buyer_day_count,
+    n.business_date, f.source_id, f.product_id, f.category, f.unit_count, f.gross_amount, f.order_count, f.buyer_day_count,
     f.source_gross_amount, f.source_buyer_day_count, f.gross_share_rate, f.buyer_share_rate, f.gross_rank, f.cumulative_gross_amount,
     f.cumulative_gross_rate, f.cumulative_buyer_day_count, f.cumulative_buyer_rate, f.previous_gross_amount, f.growth_rate,
     f.growth_phase, f.role
 FROM final AS f
+CROSS JOIN night AS n
 ON CONFLICT (business_date, source_id, product_id) DO UPDATE SET
     category = excluded.category,
     unit_count = excluded.unit_count,
@@ -137,3 +154,11 @@ WHERE
         excluded.gross_rank, excluded.cumulative_gross_amount, excluded.cumulative_buyer_day_count,
         excluded.previous_gross_amount, excluded.growth_phase, excluded.role
     );
+
+INSERT INTO mart.marks (mart, business_date, batch_id, settings)
+SELECT 'product_roles', k.sunday, 9223372036854775807, k.settings -- it waits for no batch of touches
+FROM mark AS k
+WHERE k.sunday = k.newest
+ON CONFLICT (mart) DO UPDATE SET
+    business_date = excluded.business_date, settings = excluded.settings, computed_at = clock_timestamp()
+WHERE (marks.business_date, marks.settings) IS DISTINCT FROM (excluded.business_date, excluded.settings);
