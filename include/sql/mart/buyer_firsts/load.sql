@@ -15,6 +15,7 @@ SELECT
     m.mart IS NULL AS is_full
 FROM (SELECT 'buyer_firsts' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DELETE FROM mart.buyer_firsts AS f WHERE (SELECT k.is_full FROM mark AS k);
 INSERT INTO mart.buyer_firsts (member_id, source_id, first_date)

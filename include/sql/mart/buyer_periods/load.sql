@@ -17,6 +17,7 @@ SELECT
     m.mart IS NULL AS is_full
 FROM (SELECT 'buyer_periods' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 -- Of every day its periods; without a mark from the first order on.
 DROP TABLE IF EXISTS pg_temp.scope_days;
@@ -56,6 +57,7 @@ FROM (SELECT c.day, c.day - row_number() OVER (ORDER BY c.day ASC)::integer AS i
 GROUP BY i.island;
 ANALYZE ranges;
 
+SET LOCAL enable_sort = off;  -- people are put in order once, which cannot be avoided; their days are few and need no second time
 DROP TABLE IF EXISTS pg_temp.fresh;
 CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS
 WITH
@@ -73,31 +75,31 @@ bought AS (
 ),
 ordered AS (
     SELECT
-        b.source_id, b.day, f.first_date, c.week_start, c.month_start,
+        b.member_id, b.source_id, b.day,
         lag(b.day) OVER (PARTITION BY b.member_id, b.source_id ORDER BY b.day ASC) AS day_before
     FROM bought AS b
-    JOIN calendar AS c ON c.day = b.day
-    JOIN mart.buyer_firsts AS f ON f.member_id = b.member_id AND f.source_id = b.source_id
 ),
 by_day AS (
     -- the first day that counts: after the day before it that does not
     SELECT
         o.source_id,
-        o.day,
+        c.day,
         count(*) AS day_buyers,
-        count(*) FILTER (WHERE o.day_before IS NULL OR o.day_before < o.week_start) AS week_buyers,
-        count(*) FILTER (WHERE o.day_before IS NULL OR o.day_before < o.month_start) AS month_buyers,
-        count(*) FILTER (WHERE o.day = o.first_date) AS new_buyers,
-        count(*) FILTER (WHERE o.day > o.first_date) AS day_repeats,
+        count(*) FILTER (WHERE o.day_before IS NULL OR o.day_before < c.week_start) AS week_buyers,
+        count(*) FILTER (WHERE o.day_before IS NULL OR o.day_before < c.month_start) AS month_buyers,
+        count(*) FILTER (WHERE c.day = f.first_date) AS new_buyers,
+        count(*) FILTER (WHERE c.day > f.first_date) AS day_repeats,
         count(*) FILTER (
-            WHERE o.day > o.first_date AND (o.day_before IS NULL OR o.day_before < o.week_start OR o.day_before = o.first_date)
+            WHERE c.day > f.first_date AND (o.day_before IS NULL OR o.day_before < c.week_start OR o.day_before = f.first_date)
         ) AS week_repeats,
         count(*) FILTER (
-            WHERE o.day > o.first_date AND (o.day_before IS NULL OR o.day_before < o.month_start OR o.day_before = o.first_date)
+            WHERE c.day > f.first_date AND (o.day_before IS NULL OR o.day_before < c.month_start OR o.day_before = f.first_date)
         ) AS month_repeats
     FROM ordered AS o
+    JOIN calendar AS c ON c.day = o.day
+    JOIN mart.buyer_firsts AS f ON f.member_id = o.member_id AND f.source_id = o.source_id
     WHERE o.day_before IS DISTINCT FROM o.day
-    GROUP BY o.source_id, o.day
+    GROUP BY o.source_id, c.day
 )
 SELECT
     d.source_id,
@@ -109,6 +111,7 @@ SELECT
 FROM by_day AS d
 JOIN scope_periods AS p ON d.day >= p.period_start AND d.day <= p.period_end
 GROUP BY d.source_id, p.grain, p.period_start;
+SET LOCAL enable_sort = on;
 
 DELETE FROM mart.buyer_periods AS m
 USING mark AS k

@@ -22,6 +22,7 @@ SELECT
     m.mart IS NULL AS is_full
 FROM (SELECT 'channel_kpis_daily' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.scope_days;
 CREATE TEMPORARY TABLE scope_days ON COMMIT DROP AS

@@ -17,6 +17,7 @@ SELECT
     ) AS upto_batch_id
 FROM (SELECT 'content_kpis' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.fresh;
 CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS

@@ -22,6 +22,7 @@ FROM (
         %(promised_shipping_hours)s::integer || ' hours, ' || %(promised_delivery_days)s::integer || ' days' AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 -- When something happened that no night has looked at: touched, or since the last one.
 DROP TABLE IF EXISTS pg_temp.news;
@@ -84,25 +85,11 @@ UNION ALL
 SELECT '-infinity'::timestamptz, k.ends_at FROM mark AS k WHERE k.is_full;
 ANALYZE ranges;
 
-DROP TABLE IF EXISTS pg_temp.fresh;
-CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS
-WITH
-paid_orders AS (
-    SELECT
-        o.source_id,
-        o.order_id,
-        o.paid_at,
-        o.paid_at + make_interval(hours => %(promised_shipping_hours)s::integer) AS due_at,
-        o.paid_at + make_interval(days => %(promised_delivery_days)s::integer) AS delivery_due_at,
-        CASE WHEN o.shipped_at < k.ends_at THEN o.shipped_at END AS shipped_at,
-        CASE WHEN o.signed_at < k.ends_at THEN o.signed_at END AS signed_at
-    FROM ranges AS r
-    CROSS JOIN mark AS k
-    JOIN core.orders AS o ON o.paid_at >= r.from_at AND o.paid_at < r.until_at
-    WHERE o.is_paid
-),
-called_off AS (
-    -- all money back before the promised time was over, and never shipped (signed): not late, there was nothing to bring
+-- All money back before the promised time was over, and never shipped (signed): not late, there was nothing to bring.
+DROP TABLE IF EXISTS pg_temp.called_off;
+CREATE TEMPORARY TABLE called_off ON COMMIT DROP AS
+SELECT c.source_id, c.order_id, c.is_before_shipping, c.is_before_delivery
+FROM (
     SELECT
         o.source_id, o.order_id,
         (o.shipped_at IS NULL OR o.shipped_at >= k.ends_at)
@@ -119,6 +106,26 @@ called_off AS (
     JOIN ranges AS i ON o.paid_at >= i.from_at AND o.paid_at < i.until_at
     WHERE r.is_money AND o.is_paid AND r.settled_at >= o.paid_at
     GROUP BY o.source_id, o.order_id, o.goods_amount, o.paid_at, o.shipped_at, o.signed_at, k.ends_at
+) AS c
+WHERE c.is_before_shipping OR c.is_before_delivery;
+ANALYZE called_off;
+
+DROP TABLE IF EXISTS pg_temp.fresh;
+CREATE TEMPORARY TABLE fresh ON COMMIT DROP AS
+WITH
+paid_orders AS (
+    SELECT
+        o.source_id,
+        o.order_id,
+        o.paid_at,
+        o.paid_at + make_interval(hours => %(promised_shipping_hours)s::integer) AS due_at,
+        o.paid_at + make_interval(days => %(promised_delivery_days)s::integer) AS delivery_due_at,
+        CASE WHEN o.shipped_at < k.ends_at THEN o.shipped_at END AS shipped_at,
+        CASE WHEN o.signed_at < k.ends_at THEN o.signed_at END AS signed_at
+    FROM ranges AS r
+    CROSS JOIN mark AS k
+    JOIN core.orders AS o ON o.paid_at >= r.from_at AND o.paid_at < r.until_at
+    WHERE o.is_paid
 ),
 judged AS (
     SELECT

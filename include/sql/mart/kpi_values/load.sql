@@ -25,6 +25,7 @@ FROM (
     FROM mart.kpi_definitions AS d
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.scope_days;
 CREATE TEMPORARY TABLE scope_days (day date) ON COMMIT DROP;

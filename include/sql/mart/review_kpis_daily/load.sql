@@ -22,6 +22,7 @@ SELECT
     m.mart IS NULL AS is_full
 FROM (SELECT 'review_kpis_daily' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 -- When something happened that no night has looked at: touched, or since the last one.
 DROP TABLE IF EXISTS pg_temp.news;

@@ -23,6 +23,7 @@ FROM (
         'negative to ' || %(negative_to_rating)s::integer || ', ' || %(reply_hours)s::integer || ' hours' AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.scope_days;
 CREATE TEMPORARY TABLE scope_days ON COMMIT DROP AS

@@ -18,6 +18,7 @@ SELECT
     coalesce(m.settings <> w.settings, TRUE) AS is_full
 FROM (SELECT 'shop_kpis_daily' AS mart, 'positive from ' || %(positive_from_rating)s::integer AS settings) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.scope_days;
 CREATE TEMPORARY TABLE scope_days ON COMMIT DROP AS

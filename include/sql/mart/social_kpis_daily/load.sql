@@ -19,6 +19,7 @@ SELECT
     m.mart IS NULL AS is_full
 FROM (SELECT 'social_kpis_daily' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+ANALYZE mark;
 
 -- How many follow, by day: what the platform says, or else the people we know of, added up.
 DROP TABLE IF EXISTS pg_temp.totals;
