@@ -3,7 +3,8 @@
 -- Params: business_date (date).
 -- Reads: mart.kpi_signals, mart.kpi_definitions, core.accounts
 SELECT
-    s.kpi, d.name_zh, d.name_en, s.source_id, coalesce(a.name, s.source_id) AS source_name, s.grain, s.period_start, d.unit, d.direction,
+    s.kpi, d.name_zh, d.name_en, s.source_id, coalesce(a.name, s.source_id) AS source_name, s.grain, s.period_start, d.position, d.unit,
+    d.direction,
     s.numerator, s.denominator, s.value, s.previous_value, s.last_year_value, s.target, s.light, s.usual_value, s.robust_z, s.is_anomaly,
     s.sentence_zh, s.sentence_en
 FROM mart.kpi_signals AS s

@@ -20,10 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import dates
 from nightmarket.console import charts, words
+from nightmarket.console.member import explain_member
 from nightmarket.console.night import kpi_lines, notices, read_night, read_pauses, read_run_parts, read_runs
 from nightmarket.console.queries import Reader, reader
 from nightmarket.console.receiver import create_router
-from nightmarket.console.member import explain_member
 from nightmarket.settings import ConfigError
 from nightmarket.sources import load_sources
 
@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 LANGUAGES = ("zh", "en")
 LANGUAGE_COOKIE = "nightmarket_language"
 NIGHTS_SHOWN, RUNS_SHOWN, BATCHES_SHOWN, REJECTS_SHOWN, TREND_DAYS = 30, 200, 100, 200, 30
+TREND_NIGHTS = 14  # of the checks of the gates
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; form-action 'self'; frame-ancestors 'self'",
@@ -123,6 +124,16 @@ def create_app(
             day = _day(night) or (days[0] if days else None)
             data = _overview(read, day) if day else None
         return show(request, "overview.html", page="overview", user=user, sender=sender, days=days, day=day, data=data)
+
+    @app.get("/checks")
+    def checks(
+        request: Request, night: str = "", user: str = Depends(require_user), sender: bool = Depends(may_send)
+    ) -> Response:
+        with reader() as read:
+            days = [row["business_date"] for row in read.rows("nights", limit_rows=NIGHTS_SHOWN)]
+            day = _day(night) or (days[0] if days else None)
+            rows = read.rows("gate_trend", business_date=day, night_count=TREND_NIGHTS) if day else []
+        return show(request, "checks.html", page="overview", user=user, sender=sender, days=days, day=day, checks=rows)
 
     @app.get("/member")
     def member(

@@ -58,14 +58,17 @@ def kpi_lines(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         if row["source_id"] == "":
             empty = dict.fromkeys(("day", "week", "month", "target", "last_year"))
-            line = lines.setdefault(row["kpi"], {"name_zh": row["name_zh"], "name_en": row["name_en"], **empty})
+            line = lines.setdefault(
+                row["kpi"], {"name_zh": row["name_zh"], "name_en": row["name_en"], "position": row["position"], **empty}
+            )
             line[row["grain"]] = row
             if row["target"] is not None:
                 line["target"] = row | {"value": row["target"]}
             if row["grain"] == "day":
                 line["last_year"] = row | {"value": row["last_year_value"]}
+    shown = sorted((line for line in lines.values() if _has_value(line)), key=lambda line: line["position"])
     unusual = [row for row in rows if row["is_anomaly"] and row["grain"] == "day"]
-    return {"unusual": unusual[:UNUSUAL_SHOWN], "lines": [line for line in lines.values() if _has_value(line)]}
+    return {"unusual": unusual[:UNUSUAL_SHOWN], "lines": shown}
 
 
 def _has_value(line: dict[str, Any]) -> bool:

@@ -83,6 +83,11 @@ GATES = {
     "mart": Text("集市层", "mart"),
     "campaign": Text("活动守则", "campaign laws"),
 }
+CHECK_STATES = {
+    "passed": Text("通过", "passed"),
+    "warn": Text("提醒", "warned"),
+    "fail": Text("红", "red"),
+}
 VERDICTS = {
     "not enough data": Text("数据还不够，下不了结论。", "There is not enough data to say."),
     "no effect shown": Text(
@@ -185,5 +190,5 @@ FILTERS = {
 }  # fmt: skip
 TABLES = {
     "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
-    "steps": STEPS, "gates": GATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
+    "steps": STEPS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
 }  # fmt: skip

@@ -129,7 +129,10 @@ GROUP BY s.member_id
 UNION ALL
 SELECT p.member_id, 2, min(x.day), NULL
 FROM (
-    SELECT c.identity_id, coalesce(c.joined_at, c.modified_at)::date AS day FROM core.customers AS c
+    -- a shop that does not say since when: since the person was first seen
+    SELECT c.identity_id, coalesce(c.joined_at, i.first_seen_at)::date AS day
+    FROM core.customers AS c
+    JOIN core.identities AS i ON i.identity_id = c.identity_id
     UNION ALL
     SELECT a.identity_id, a.occurred_at::date FROM core.interactions AS a WHERE a.kind = 'scan'
     UNION ALL
