@@ -41,15 +41,26 @@ CROSS JOIN mark AS k
 WHERE NOT k.is_full;
 ANALYZE scope;
 
+DROP TABLE IF EXISTS pg_temp.scope_products;
+CREATE TEMPORARY TABLE scope_products ON COMMIT DROP AS
+SELECT d.source_id, d.product_id, d.day
+FROM scope AS s
+JOIN mart.product_days AS d ON d.day = s.day AND d.source_id = s.source_id;
+ANALYZE scope_products;
+
 -- Products whose first or last day is not theirs any more: an order that turned out to be another day's.
 DROP TABLE IF EXISTS pg_temp.lost;
 CREATE TEMPORARY TABLE lost ON COMMIT DROP AS
-SELECT DISTINCT p.source_id, p.product_id
-FROM scope AS s
-JOIN mart.products AS p ON p.source_id = s.source_id AND s.day IN (p.first_sold_date, p.last_sold_date)
-WHERE NOT EXISTS (
-    SELECT 1 FROM mart.product_days AS d WHERE d.day = s.day AND d.source_id = p.source_id AND d.product_id = p.product_id
-);
+SELECT e.source_id, e.product_id
+FROM (
+    SELECT p.source_id, p.product_id, p.first_sold_date AS day FROM mart.products AS p
+    UNION
+    SELECT p.source_id, p.product_id, p.last_sold_date FROM mart.products AS p
+) AS e
+JOIN scope AS s ON s.source_id = e.source_id AND s.day = e.day
+LEFT JOIN scope_products AS d ON d.source_id = e.source_id AND d.product_id = e.product_id AND d.day = e.day
+WHERE d.day IS NULL
+GROUP BY e.source_id, e.product_id;
 ANALYZE lost;
 
 DROP TABLE IF EXISTS pg_temp.sold;
@@ -62,8 +73,7 @@ FROM (
     GROUP BY d.source_id, d.product_id
     UNION ALL
     SELECT d.source_id, d.product_id, d.day AS first_day, d.day AS last_day
-    FROM scope AS s
-    JOIN mart.product_days AS d ON d.day = s.day AND d.source_id = s.source_id
+    FROM scope_products AS d
     UNION ALL
     SELECT d.source_id, d.product_id, d.day AS first_day, d.day AS last_day
     FROM lost AS l
