@@ -210,6 +210,35 @@ def marts(
 
 
 @app.command()
+def gate(
+    name: Annotated[str | None, typer.Argument(help="core or mart; default both")] = None,
+    day: Day = None,
+    full: Annotated[bool, typer.Option("--full", help="judge everything, not only what a night can have moved")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="print the checks that passed, too")] = False,
+) -> None:
+    """Run the checks of a quality gate, keep the results, print what did not pass; exit code 1 when a gate is red."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.quality import GATES, judge
+
+    red = False
+    with _sentences():
+        for gate_name in [name] if name else GATES:
+            report = judge(gate_name, dates.business_date(day), f"cli/{_actor()}", full=full)
+            shown = report.results if everything else (*report.failed, *report.warned)
+            table = Table("state", "table", "check", "seen")
+            for result in shown:
+                table.add_row(result.state, result.table, result.check, result.observed)
+            if shown:
+                Console().print(table)
+            typer.secho(str(report), fg="red" if report.failed else None)
+            red = red or bool(report.failed)
+    if red:
+        raise typer.Exit(1)
+
+
+@app.command()
 def cancel(run_id: str, reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
     """Stop a campaign run: what is still queued is never sent, its reserved coupons are free again."""
     from nightmarket.campaigns import outbox

@@ -5,8 +5,12 @@ Checks stand beside what they check: in `table.yaml` of each mart (include/sql/m
 severity `fail` stops the night, one of `warn` is written down and shown in the console.
 
 What a constraint of the database already promises is not checked again: a check that cannot fail tells nothing.
+
+A night judges what it can have moved, and in turn every part of the past; a full gate judges everything. Each header and
+`recent:` says what that is for its table (docs/decisions/0075-gates-in-a-night.md).
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from nightmarket import dates
 from nightmarket.settings import ROOT, ConfigError, StrictModel, get_settings, load_yaml
+from nightmarket.sources import load_sources
 from nightmarket.warehouse import Row, connect, run_sql
 
 GATES = ("core", "mart")
@@ -50,16 +55,16 @@ class Check(StrictModel):
         """Unique within its table; what ops.gate_results calls it."""
         raise NotImplementedError
 
-    def query(self, table: sql.Composable) -> sql.Composed:
-        """A query of one row: is_passed (boolean), observed (text)."""
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
+        """A query of one row: is_passed (boolean), observed (text). `recent` (SQL) narrows the rows once more."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Any]:
         """Bound parameters of the query, beside business_date."""
         return {}
 
-    def _rows(self, extra: str = "TRUE") -> sql.Composed:
-        return sql.SQL("({}) AND ({})").format(sql.SQL(self.where or "TRUE"), sql.SQL(extra))  # type: ignore[arg-type]
+    def _rows(self, *more: str) -> sql.Composed:
+        return sql.SQL(" AND ").join(sql.SQL(f"({part})") for part in (self.where or "TRUE", *more))  # type: ignore[arg-type]
 
     def _suffix(self) -> str:
         return f" where {' '.join(self.where.split())}" if self.where else ""
@@ -80,11 +85,11 @@ class Unique(Check):
     def name(self) -> str:
         return f"unique {', '.join(self.columns)}{self._suffix()}"
 
-    def query(self, table: sql.Composable) -> sql.Composed:
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
         return sql.SQL(
             "SELECT count(*) = 0 AS is_passed, count(*) || ' keys more than once' AS observed"
             " FROM (SELECT 1 FROM {} WHERE {} GROUP BY {} HAVING count(*) > 1) AS repeated"
-        ).format(table, self._rows(), sql.SQL(", ").join(map(sql.Identifier, self.columns)))
+        ).format(table, self._rows(recent), sql.SQL(", ").join(map(sql.Identifier, self.columns)))
 
 
 class NotNull(Check):
@@ -97,8 +102,9 @@ class NotNull(Check):
     def name(self) -> str:
         return f"not_null {self.column}{self._suffix()}"
 
-    def query(self, table: sql.Composable) -> sql.Composed:
-        return self._no_rows(table, sql.SQL("{} AND {} IS NULL").format(self._rows(), sql.Identifier(self.column)))
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
+        unknown = sql.SQL("{} AND {} IS NULL")
+        return self._no_rows(table, unknown.format(self._rows(recent), sql.Identifier(self.column)))
 
 
 class AcceptedValues(Check):
@@ -112,9 +118,9 @@ class AcceptedValues(Check):
     def name(self) -> str:
         return f"accepted_values {self.column}{self._suffix()}"
 
-    def query(self, table: sql.Composable) -> sql.Composed:
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
         other = sql.SQL("{} AND {}::text <> ALL(%(values)s::text[])")
-        return self._no_rows(table, other.format(self._rows(), sql.Identifier(self.column)))
+        return self._no_rows(table, other.format(self._rows(recent), sql.Identifier(self.column)))
 
     def parameters(self) -> dict[str, Any]:
         return {"values": [str(value) for value in self.values]}
@@ -131,8 +137,8 @@ class Expression(Check):
     def name(self) -> str:
         return self.id
 
-    def query(self, table: sql.Composable) -> sql.Composed:
-        return self._no_rows(table, self._rows(f"NOT ({self.holds})"))
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
+        return self._no_rows(table, self._rows(recent, f"NOT ({self.holds})"))
 
 
 class Freshness(Check):
@@ -146,10 +152,10 @@ class Freshness(Check):
     def name(self) -> str:
         return f"freshness {self.column}{self._suffix()}"
 
-    def query(self, table: sql.Composable) -> sql.Composed:
-        return sql.SQL(
-            "SELECT coalesce(%(business_date)s::date - max({column}::date) <= {age}, FALSE) AS is_passed,"
-            " coalesce('newest is of ' || max({column}::date), 'no rows') AS observed"
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
+        return sql.SQL(  # the highest value as it stands: an index gives it without a scan
+            "SELECT coalesce(%(business_date)s::date - max({column})::date <= {age}, FALSE) AS is_passed,"
+            " coalesce('newest is of ' || max({column})::date, 'no rows') AS observed"
             " FROM {table} WHERE {rows} AND {column} < (%(business_date)s::date + 1)::timestamptz"
         ).format(column=sql.Identifier(self.column), age=self.max_age_days, table=table, rows=self._rows())
 
@@ -171,7 +177,7 @@ class RowCount(Check):
     def name(self) -> str:
         return f"row_count {self.column}{self._suffix()}"
 
-    def query(self, table: sql.Composable) -> sql.Composed:
+    def query(self, table: sql.Composable, recent: str = "TRUE") -> sql.Composed:
         return sql.SQL(
             "WITH by_day AS (SELECT {column}::date AS day, count(*) AS n FROM {table} WHERE {rows}"
             "  AND {column} >= (%(business_date)s::date - {days})::timestamptz"
@@ -200,6 +206,9 @@ class TableDoc(StrictModel):
     description: Annotated[str, Field(pattern=r"One row per [^.]+\.\s*$")]  # ends in the grain
     grain: Annotated[list[Name], Field(min_length=1)]  # the primary key
     columns: dict[Name, Column]
+    recent: Text | None = (
+        None  # SQL: the rows a night can have written; its checks look at no others, a full gate at all
+    )
     checks: list[AnyCheck] = Field(default_factory=list)
 
     @classmethod
@@ -249,6 +258,11 @@ class CheckResult:
     is_passed: bool
     observed: str
     message: str
+
+    @property
+    def state(self) -> str:
+        """passed, or what its severity makes of it: fail, warn."""
+        return "passed" if self.is_passed else self.severity
 
 
 @dataclass(frozen=True)
@@ -316,38 +330,61 @@ def load_sql_checks(gate: str) -> list[SqlCheck]:
     return checks
 
 
-def run_gate(gate: str, business_date: date | str, run_id: str) -> GateReport:
+def run_gate(gate: str, business_date: date | str, run_id: str, *, full: bool = False) -> GateReport:
     """Run every check of a gate ("core" or "mart") for a business date and keep the results in ops.gate_results.
 
     Running it again with the same run id replaces its results. Raises GateFailed when a check of severity `fail` does
     not hold (the results are kept all the same), ConfigError when a check cannot be run, ValueError for an unknown gate.
     """
-    if gate not in GATES:
-        raise ValueError(f"there is no gate {gate!r}; the gates are {' and '.join(GATES)}")
-    day = date.fromisoformat(business_date) if isinstance(business_date, str) else business_date
-    tables, sql_checks = load_tables(gate), load_sql_checks(gate)
-    with connect(application_name=f"nightmarket-gate-{gate}") as connection:
-        results = [_table_check(connection, doc, check, day) for doc in tables for check in doc.checks]
-        results += [_sql_check(connection, check, day) for check in sql_checks]
-        report = GateReport(gate, day, run_id, tuple(results))
-        _keep(connection, report)
+    report = judge(gate, business_date, run_id, full=full)
     if report.failed:
         raise GateFailed(str(report))
     return report
 
 
-def _table_check(connection: psycopg.Connection[Row], doc: TableDoc, check: AnyCheck, day: date) -> CheckResult:
-    query = check.query(sql.Identifier(*doc.table.split(".")))
+def judge(gate: str, business_date: date | str, run_id: str, *, full: bool = False) -> GateReport:
+    """run_gate without the exception. `full` judges everything there is, not only what a night can have moved."""
+    if gate not in GATES:
+        raise ValueError(f"there is no gate {gate!r}; the gates are {' and '.join(GATES)}")
+    day = date.fromisoformat(business_date) if isinstance(business_date, str) else business_date
+    tables, sql_checks = load_tables(gate), load_sql_checks(gate)
+    with connect(application_name=f"nightmarket-gate-{gate}") as connection:
+        parameters = gate_parameters(day, full or (gate == "mart" and not _moves_are_known(connection)))
+        results = [_table_check(connection, doc, check, parameters) for doc in tables for check in doc.checks]
+        results += [_sql_check(connection, check, parameters) for check in sql_checks]
+        report = GateReport(gate, day, run_id, tuple(results))
+        _keep(connection, report)
+    return report
+
+
+def gate_parameters(business_date: date, is_full: bool) -> dict[str, Any]:
+    """Bound parameters of every check: the date, whether everything is judged, and after how many days without news each source
+    is told of (`warn_days`) and stops the night (`fail_days`; NULL: never)."""
+    silence = [{"source_id": name, **source.silent_after.model_dump()} for name, source in load_sources().items()]
+    return {"business_date": business_date, "is_full": is_full, "silence": json.dumps(silence)}
+
+
+def _moves_are_known(connection: psycopg.Connection[Row]) -> bool:
+    """Whether mart.touched_days tells what the night moved. After a first night or a rebuild it is empty: everything was."""
+    row = connection.execute("SELECT EXISTS (SELECT FROM mart.touched_days) AS known").fetchone()
+    return bool(row and row["known"])
+
+
+def _table_check(
+    connection: psycopg.Connection[Row], doc: TableDoc, check: AnyCheck, parameters: Mapping[str, Any]
+) -> CheckResult:
+    recent = "TRUE" if parameters["is_full"] else doc.recent or "TRUE"
+    query = check.query(sql.Identifier(*doc.table.split(".")), recent)
     try:
-        row = connection.execute(query, {"business_date": day, **check.parameters()}).fetchone()
+        row = connection.execute(query, {**parameters, **check.parameters()}).fetchone()
     except (psycopg.ProgrammingError, psycopg.DataError) as error:
         raise ConfigError(_cannot_run(f"{doc.table}: check {check.name!r}", error)) from None
     return _result(doc.table, check.name, check.severity, row or {}, f"{doc.table}: {check.name}")
 
 
-def _sql_check(connection: psycopg.Connection[Row], check: SqlCheck, day: date) -> CheckResult:
+def _sql_check(connection: psycopg.Connection[Row], check: SqlCheck, parameters: Mapping[str, Any]) -> CheckResult:
     try:
-        rows = run_sql(connection, check.file, {"business_date": day})
+        rows = run_sql(connection, check.file, parameters)
     except (psycopg.ProgrammingError, psycopg.DataError) as error:
         raise ConfigError(_cannot_run(f"include/sql/{check.file}", error)) from None
     if len(rows) != 1 or set(rows[0]) != {"is_passed", "observed"}:

@@ -66,6 +66,20 @@ class StreamConfig(StrictModel):
     window_minutes: int | None = Field(default=None, ge=1, le=60 * 24 * 365)
 
 
+class SilenceConfig(StrictModel):
+    """After how many days without a new fact a source is told of, and stops the night (None: never)."""
+
+    warn_days: int = Field(ge=1, le=3660)
+    fail_days: int | None = Field(default=None, ge=1, le=3660)
+
+
+SILENCE = {
+    "shop": SilenceConfig(warn_days=3, fail_days=14),
+    "social": SilenceConfig(warn_days=7, fail_days=30),
+    "pages": SilenceConfig(warn_days=14),  # nobody clicks where no campaign runs
+}
+
+
 class SourceBlock(StrictModel):
     """One block of sources.yaml."""
 
@@ -88,6 +102,7 @@ class SourceBlock(StrictModel):
     console_url: str | None = Field(
         default=None, pattern=r"^https?://"
     )  # where a person looks into the platform itself
+    silence: SilenceConfig | None = None  # default: SILENCE, by kind
     streams: dict[str, StreamConfig] = Field(min_length=1)
     options: dict[str, Any] = Field(
         default_factory=dict
@@ -122,6 +137,10 @@ class SourceConfig(SourceBlock):
 
     source_id: str
     settings: StrictModel  # `options`, validated
+
+    @property
+    def silent_after(self) -> SilenceConfig:
+        return self.silence or SILENCE[self.kind]
 
     @property
     def module(self) -> Platform:

@@ -14,7 +14,7 @@ from nightmarket import settings
 from nightmarket.console.app import create_app
 from nightmarket.console.queries import reader
 
-PAGES = ["", "runs", f"run?id={quote(world.RUN_ID)}", "sources", f"?night={world.DAY_ONE}", "?lang=en"]
+PAGES = ["", "checks", "runs", f"run?id={quote(world.RUN_ID)}", "sources", f"?night={world.DAY_ONE}", "?lang=en"]
 
 
 def client(*, sender: bool = False, language: str = "zh") -> TestClient:
@@ -43,14 +43,14 @@ def test_every_route_with_data_asks_who_is_there() -> None:
 
     app = create_app(require_user=nobody)
     paths = [route.path for route in app.routes if route.path != "/static"]
-    assert sorted(paths) == ["/", "/member", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
+    assert sorted(paths) == ["/", "/checks", "/member", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
     for path in paths[1:]:  # test_receiver.py has the webhooks: what they take is signed by the platform
         with pytest.raises(AssertionError, match="asked"):
             TestClient(app).get(path, params={"id": world.RUN_ID})
 
 
 def test_only_reading_is_possible(nights: psycopg.Connection[Any]) -> None:
-    for page in ("/", "/run", "/runs", "/sources"):
+    for page in ("/", "/checks", "/run", "/runs", "/sources"):
         assert client().post(page).status_code == 405
     with reader() as read, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         read._connection.execute("DELETE FROM push.audit_log")
@@ -116,6 +116,19 @@ def test_a_member_is_explained_and_a_stranger_is_not(nights: psycopg.Connection[
     assert "orders and refunds" in page.text
     assert "没有会员 999999" in client().get("/member?member=999999").text
     assert "nightmarket explain member" not in client().get("/member").text
+
+
+def test_checks_show_their_last_nights(nights: psycopg.Connection[Any]) -> None:
+    overview = client(language="en").get("/").text
+    assert "freshness" in overview
+    assert "25 hours" in overview
+    assert f"checks?night={world.DAY_TWO}" in overview
+    page = client(language="en").get("/checks").text
+    assert page.index("freshness") < page.index("unique_key")  # what is open comes first
+    assert f'light red" title="{world.DAY_TWO}: red"' in page
+    assert f'light green" title="{world.DAY_TWO}: passed"' in page  # the second try of that night
+    assert f'light green" title="{world.DAY_ONE}: passed"' in page
+    assert str(world.DAY_TWO) not in client().get(f"/checks?night={world.DAY_ONE}").text.split("<tbody>")[1]
 
 
 def test_no_address_is_shown_anywhere(nights: psycopg.Connection[Any]) -> None:

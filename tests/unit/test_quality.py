@@ -10,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from nightmarket import settings as settings_module
 from nightmarket.categories import load_categories
+from nightmarket.cli import app
 from nightmarket.marts import load_kpis, load_marts, sync_config
-from nightmarket.quality import GateFailed, GateReport, load_tables, run_gate
+from nightmarket.quality import GateFailed, GateReport, judge, load_tables, run_gate
 from nightmarket.settings import ConfigError
 from nightmarket.warehouse import Row, connect
 
@@ -68,7 +70,7 @@ def gate(
 
     def run(
         *checks: dict[str, Any], rows: list[tuple[str, str, str | None, str]], sql: str | None = None,
-        run_id: str = "run", day: date | str = DAY, **changes: Any,
+        run_id: str = "run", day: date | str = DAY, full: bool = False, **changes: Any,
     ) -> GateReport:  # fmt: skip
         (folder / "core" / "tables" / "products.yaml").write_text(
             yaml.safe_dump(TABLE | {"checks": list(checks)} | changes)
@@ -80,7 +82,7 @@ def gate(
             connection.execute(
                 "INSERT INTO core.products VALUES ('shop', %s, %s, %s, %s)", (product, title, outer, seen)
             )
-        return run_gate("core", day, run_id)
+        return run_gate("core", day, run_id, full=full)
 
     return run
 
@@ -278,6 +280,55 @@ def test_the_stored_gates_judge_a_small_night(connection: psycopg.Connection[Row
         GateFailed, match=r"member_days_equal_core: 1 of 1 members differ.*; paid in core 100, in the mart 101"
     ):
         run_gate("mart", DAY, "night")
+
+
+def test_a_night_looks_at_what_it_can_have_moved_a_full_gate_at_all(gate: Callable[..., GateReport]) -> None:
+    recent = {"recent": "seen_at >= (%(business_date)s::date - 7)::timestamptz"}
+    rows = [("p1", "old", None, "2026-03-06 23:59:59"), ("p2", "new", "x", NOON)]
+    assert gate(NOT_NULL, rows=rows, **recent).failed == []
+    with pytest.raises(GateFailed, match="not_null outer_id: 1 rows"):
+        gate(NOT_NULL, rows=rows, full=True, **recent)
+
+
+def test_the_command_prints_what_did_not_pass(
+    gate: Callable[..., GateReport], connection: psycopg.Connection[Row]
+) -> None:
+    gate(rows=[("p1", "a mug", None, NOON)])  # writes the folder of checks
+    folder = settings_module.get_settings().sql_dir
+    titles = folder / "checks" / "core" / "titles.sql"
+    titles.write_text(HEADER + "SELECT FALSE AS is_passed, 'one is long' AS observed")
+    found = CliRunner().invoke(app, ["gate", "core", "--day", "2026-03-14"])
+    assert found.exit_code == 0, found.output  # a warning stops nothing
+    assert "warn" in found.output
+    assert "one is long" in found.output
+    titles.write_text(HEADER.replace("warn", "fail") + "SELECT FALSE AS is_passed, %(is_full)s::text AS observed")
+    found = CliRunner().invoke(app, ["gate", "core", "--day", "2026-03-14", "--full"])
+    assert found.exit_code == 1
+    assert "gate core of 2026-03-14 is red: core.products: titles: true" in found.output
+    kept = connection.execute(
+        "SELECT DISTINCT run_id LIKE 'cli/%%' AS by_hand FROM ops.gate_results WHERE run_id <> 'run'"
+    )
+    assert [row["by_hand"] for row in kept] == [True]
+    assert CliRunner().invoke(app, ["gate", "stage"]).exit_code == 1
+
+
+def test_after_a_first_night_everything_is_judged_later_what_moved(connection: psycopg.Connection[Row]) -> None:
+    """A member of the past without a day in the mart: seen by the first night's gate, by a later one when touched or full."""
+    with connection.transaction():
+        load_marts(connection, DAY)
+    connection.execute("INSERT INTO mart.member_days VALUES (15, '2025-06-01', 1, 5, 0, 5)")  # not 2026-03-14's turn
+
+    def seen(run_id: str, **options: Any) -> str:
+        report = judge("mart", DAY, run_id, **options)
+        return next(result.observed for result in report.results if result.check == "member_days_equal_core")
+
+    differs = "1 of 1 members differ, first on 2025-06-01; paid in core 0, in the mart 5"
+    assert seen("nothing tells what moved") == differs
+    connection.execute("INSERT INTO mart.touched_days VALUES (1, 'shop', '2026-03-14')")
+    assert seen("a night") == "0 of 0 members differ; paid in core 0, in the mart 0"
+    assert seen("by hand", full=True) == differs
+    connection.execute("INSERT INTO mart.touched_members VALUES (1, 15, '2026-03-14')")
+    assert seen("a night that touched them") == differs
 
 
 def test_every_table_yaml_can_be_read(connection: psycopg.Connection[Row]) -> None:

@@ -138,6 +138,13 @@ def test_every_query_is_named_with_its_parameters(nights: Any, tmp_path: Path) -
     assert "first_day = 2026-02-12, last_day = 2026-03-13" in text  # thirty days, both ends included
 
 
+def test_checks_that_did_not_pass_are_a_table(nights: Any, tmp_path: Path) -> None:
+    text = Page(written(tmp_path, BOTH)).text
+    assert "core.followers" in text.split("Not passed")[1]
+    assert "25 hours" in text.split("Not passed")[1]
+    assert "unique_key" not in text  # repaired by the second try
+
+
 def test_the_worst_comes_first(nights: Any) -> None:
     found = summary(BOTH)["notices"]
     levels = [notice["level"] for notice in found]

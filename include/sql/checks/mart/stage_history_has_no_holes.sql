@@ -1,8 +1,16 @@
 -- Every stretch of a member's way begins where the one before it ends, in the stage it came from, and the last one is open.
 -- Table: mart.member_stages. Severity: fail.
--- Params: none.
--- Reads: mart.member_stages
+-- Params: business_date (date), is_full (boolean).
+-- Reads: mart.member_stages, mart.touched_members, core.members
+-- Judged are the members that the night touched, and every 91st in turn, so that everybody comes round in a quarter; with is_full all.
 WITH
+scope AS (
+    SELECT t.member_id FROM mart.touched_members AS t WHERE NOT %(is_full)s::boolean
+    UNION
+    SELECT m.member_id FROM core.members AS m WHERE mod(m.member_id, 91) = mod(%(business_date)s::date - '2000-01-01'::date, 91)
+    UNION
+    SELECT x.member_id FROM mart.member_stages AS x WHERE %(is_full)s::boolean
+),
 neighbours AS (
     SELECT
         s.valid_from,
@@ -11,7 +19,8 @@ neighbours AS (
         lag(s.valid_to) OVER w AS previous_to,
         lag(s.stage) OVER w AS stage_before,
         lead(s.valid_from) OVER w AS next_from
-    FROM mart.member_stages AS s
+    FROM scope AS q
+    JOIN mart.member_stages AS s ON s.member_id = q.member_id
     WINDOW w AS (PARTITION BY s.member_id ORDER BY s.valid_from ASC)
 )
 SELECT

@@ -1,8 +1,16 @@
 -- Every stretch of a member's tier history begins where the one before it ends, in the tier it came from, and the last one is open.
 -- Table: mart.member_tiers. Severity: fail.
--- Params: none.
--- Reads: mart.member_tiers
+-- Params: business_date (date), is_full (boolean).
+-- Reads: mart.member_tiers, mart.touched_members, core.members
+-- Judged are the members that the night touched, and every 91st in turn, so that everybody comes round in a quarter; with is_full all.
 WITH
+scope AS (
+    SELECT t.member_id FROM mart.touched_members AS t WHERE NOT %(is_full)s::boolean
+    UNION
+    SELECT m.member_id FROM core.members AS m WHERE mod(m.member_id, 91) = mod(%(business_date)s::date - '2000-01-01'::date, 91)
+    UNION
+    SELECT x.member_id FROM mart.member_tiers AS x WHERE %(is_full)s::boolean
+),
 neighbours AS (
     SELECT
         t.valid_from,
@@ -13,7 +21,8 @@ neighbours AS (
         lag(t.tier) OVER w AS tier_before,
         lag(t.kind) OVER w AS kind_before,
         lead(t.valid_from) OVER w AS next_from
-    FROM mart.member_tiers AS t
+    FROM scope AS q
+    JOIN mart.member_tiers AS t ON t.member_id = q.member_id
     WINDOW w AS (PARTITION BY t.member_id, t.programme ORDER BY t.valid_from ASC)
 )
 SELECT

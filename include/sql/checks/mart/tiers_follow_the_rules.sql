@@ -1,10 +1,26 @@
 -- Every buyer has exactly one tier in each programme on the business date: at least the one whose enter value the measure holds, and a
 -- higher one only while its keep value holds, its next review has not passed with the grace, or a person decided so.
 -- Table: mart.member_tiers. Severity: fail.
--- Params: business_date (date).
--- Reads: mart.member_days, mart.member_tiers, mart.tier_rules, mart.tier_programmes, mart.point_rules, core.tier_grants, core.members
+-- Params: business_date (date), is_full (boolean).
+-- Reads: mart.member_days, mart.member_tiers, mart.tier_rules, mart.tier_programmes, mart.point_rules, core.tier_grants, core.members,
+--   mart.touched_members
+-- Judged are the members that the night touched, whose tier moved in the last week or whose review is due, and every 91st in turn, so
+-- that everybody comes round in a quarter; with is_full all.
 -- Computed from scratch for one day, without the walk that made the history.
 WITH
+scope AS (
+    SELECT t.member_id FROM mart.touched_members AS t WHERE NOT %(is_full)s::boolean
+    UNION
+    SELECT m.member_id FROM core.members AS m WHERE mod(m.member_id, 91) = mod(%(business_date)s::date - '2000-01-01'::date, 91)
+    UNION
+    SELECT x.member_id
+    FROM mart.member_tiers AS x
+    WHERE x.valid_from > %(business_date)s::date - 7 OR (x.valid_to IS NULL AND x.review_date <= %(business_date)s::date)
+    UNION
+    SELECT x.member_id FROM mart.member_tiers AS x WHERE %(is_full)s::boolean
+    UNION
+    SELECT d.member_id FROM mart.member_days AS d WHERE %(is_full)s::boolean
+),
 measures AS (
     SELECT
         p.programme, d.member_id,
@@ -13,7 +29,8 @@ measures AS (
             WHEN 'order_count' THEN d.order_count
             ELSE floor(d.net_amount * coalesce(q.points_per_unit, 1))
         END) FILTER (WHERE p.window_days IS NULL OR d.day > %(business_date)s::date - p.window_days), 0), 0) AS value
-    FROM mart.member_days AS d
+    FROM scope AS x
+    JOIN mart.member_days AS d ON d.member_id = x.member_id
     CROSS JOIN mart.tier_programmes AS p
     LEFT JOIN mart.point_rules AS q ON TRUE
     WHERE d.day <= %(business_date)s::date
@@ -32,7 +49,8 @@ standing AS (
     SELECT
         t.programme, t.member_id, min(r.rank) AS rank, count(*) AS row_count, min(t.valid_from) AS since,
         bool_and(t.valid_to IS NULL) AS is_open, min(t.review_date) AS review_date
-    FROM mart.member_tiers AS t
+    FROM scope AS x
+    JOIN mart.member_tiers AS t ON t.member_id = x.member_id
     LEFT JOIN mart.tier_rules AS r ON r.programme = t.programme AND r.tier = t.tier
     WHERE t.valid_from <= %(business_date)s::date AND (t.valid_to IS NULL OR t.valid_to > %(business_date)s::date)
     GROUP BY t.programme, t.member_id
