@@ -62,6 +62,16 @@ def night_parameters(business_date: str, **context: Any) -> dict[str, Any]:
 
 
 @task
+def resolve_members(parameters: dict[str, Any]) -> None:
+    """Who is who, from the evidence that changed; after a first load from all of it."""
+    from datetime import datetime
+
+    from nightmarket.mapping import resolve_members
+
+    resolve_members(run_id=parameters["run_id"], as_of_at=datetime.fromisoformat(parameters["as_of_at"]))
+
+
+@task
 def predict_values(business_date: str) -> str:
     """Expected orders and value per member: a model of its own week by week, predictions night by night."""
     from nightmarket.predictions import predict_values
@@ -99,7 +109,7 @@ def publish(business_date: str, *, outlet_events: Any) -> None:
 def build_marts():
     day = pick_business_date()
     parameters = night_parameters(day)
-    members = sql_task("core/members/members.sql", parameters, task_id="resolve_members")
+    members = resolve_members(parameters)
     core_gate = gate.override(task_id="core_gate")("core", day)
     mart_gate = gate.override(task_id="mart_gate")("mart", day)
 

@@ -1,10 +1,11 @@
 -- mart.fulfilment_kpis_daily: how the orders paid on a day were shipped and signed, as known at the end of the business date.
 -- Grain: one row per source and day of payment (Asia/Shanghai) with at least one paid order.
 -- Params: business_date (date), promised_shipping_hours (integer), promised_delivery_days (integer).
--- Reads: core.orders, core.refunds, mart.touched_days, mart.fulfilment_kpis_daily, mart.marks
+-- Reads: core.accounts, core.orders, core.refunds, mart.touched_days, mart.fulfilment_kpis_daily, mart.marks
 -- Rerun: safe; rows that do not differ are not rewritten. A night computes the days that were touched, are new, whose orders were
 -- shipped, signed or called off since, or whose promise fell due; without a mark, all. All figures ripen; a run for an older date
--- computes with what the newest night knew (docs/decisions/0064-kpi-days.md). Delivery is known by its signing only.
+-- computes with what the newest night knew (docs/decisions/0064-kpi-days.md). Delivery is known by its signing only. What is sold over
+-- the counter (sources.yaml: is_store) is carried home: nobody ships it, and it is not here.
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
@@ -19,7 +20,8 @@ SELECT
 FROM (
     SELECT
         'fulfilment_kpis_daily' AS mart,
-        %(promised_shipping_hours)s::integer || ' hours, ' || %(promised_delivery_days)s::integer || ' days' AS settings
+        %(promised_shipping_hours)s::integer || ' hours, ' || %(promised_delivery_days)s::integer || ' days, not of '
+        || coalesce((SELECT string_agg(a.source_id, ',' ORDER BY a.source_id) FROM core.accounts AS a WHERE a.is_store), '') AS settings
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 ANALYZE mark;
@@ -125,7 +127,7 @@ paid_orders AS (
     FROM ranges AS r
     CROSS JOIN mark AS k
     JOIN core.orders AS o ON o.paid_at >= r.from_at AND o.paid_at < r.until_at
-    WHERE o.is_paid
+    WHERE o.is_paid AND o.source_id NOT IN (SELECT a.source_id FROM core.accounts AS a WHERE a.is_store)
 ),
 judged AS (
     SELECT

@@ -1,10 +1,11 @@
 -- mart.shop_kpis_daily: orders, money, buyers and reviews of each shop by day, up to the business date.
 -- Grain: one row per source and day (Asia/Shanghai), from the shop's first fact on; days without a sale have a row of zeros.
 -- Params: business_date (date), positive_from_rating (integer).
--- Reads: core.orders, core.refunds, core.reviews, mart.buyer_periods, mart.touched_days, mart.shop_kpis_daily, mart.marks
+-- Reads: core.accounts, core.orders, core.refunds, core.reviews, mart.buyer_periods, mart.touched_days, mart.shop_kpis_daily, mart.marks
 -- Rerun: safe; rows that do not differ are not rewritten. A night computes the days that were touched, are new, or whose orders
 -- were paid or signed since; without a mark, all (docs/decisions/0060-nights-touch-what-moved.md). "Paid by now" and "signed by
--- now" ripen; a run for an older date computes with what the newest night knew (docs/decisions/0064-kpi-days.md).
+-- now" ripen; a run for an older date computes with what the newest night knew (docs/decisions/0064-kpi-days.md). What is paid over the
+-- counter (sources.yaml: is_store) is signed for.
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
@@ -16,7 +17,12 @@ SELECT
     greatest(m.batch_id, coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), 0)) AS upto_batch_id,
     w.settings,
     coalesce(m.settings <> w.settings, TRUE) AS is_full
-FROM (SELECT 'shop_kpis_daily' AS mart, 'positive from ' || %(positive_from_rating)s::integer AS settings) AS w
+FROM (
+    SELECT
+        'shop_kpis_daily' AS mart,
+        'positive from ' || %(positive_from_rating)s::integer || ', stores '
+        || coalesce((SELECT string_agg(a.source_id, ',' ORDER BY a.source_id) FROM core.accounts AS a WHERE a.is_store), '') AS settings
+) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 ANALYZE mark;
 
@@ -69,11 +75,14 @@ created AS (
         o.created_at::date AS day,
         count(*) AS order_count,
         count(*) FILTER (WHERE o.is_paid AND o.paid_at < k.ends_at) AS paid_count,
-        count(*) FILTER (WHERE o.is_paid AND o.paid_at < k.ends_at AND o.signed_at < k.ends_at) AS signed_count,
+        count(*) FILTER (
+            WHERE o.is_paid AND o.paid_at < k.ends_at AND (o.signed_at < k.ends_at OR o.source_id = any(s.source_ids))
+        ) AS signed_count,
         max(o.paid_at) FILTER (WHERE o.is_paid AND o.paid_at < k.ends_at) AS last_paid_at,
         max(o.signed_at) FILTER (WHERE o.is_paid AND o.paid_at < k.ends_at AND o.signed_at < k.ends_at) AS last_signed_at
     FROM ranges AS r
     CROSS JOIN mark AS k
+    CROSS JOIN (SELECT array_agg(a.source_id) AS source_ids FROM core.accounts AS a WHERE a.is_store) AS s
     JOIN core.orders AS o ON o.created_at >= r.from_at AND o.created_at < r.until_at
     GROUP BY o.source_id, o.created_at::date
 ),
