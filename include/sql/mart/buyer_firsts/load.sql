@@ -38,14 +38,24 @@ CREATE TEMPORARY TABLE touched ON COMMIT DROP AS
 SELECT DISTINCT t.member_id, t.day
 FROM mart.touched_members AS t
 CROSS JOIN mark AS k
-WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id AND t.day < 'infinity'
-UNION
-SELECT mi.member_id, o.paid_at::date
+WHERE NOT k.is_full AND t.batch_id > k.after_batch_id AND t.batch_id <= k.upto_batch_id AND t.day <= k.horizon;
+ANALYZE touched;
+-- What they bought on these days: of new days read in one go, of older ones looked up.
+DROP TABLE IF EXISTS pg_temp.bought;
+CREATE TEMPORARY TABLE bought ON COMMIT DROP AS
+SELECT mi.member_id, o.source_id, o.paid_at::date AS day
 FROM mark AS k
 JOIN core.orders AS o ON o.paid_at >= k.since_at AND o.paid_at < k.ends_at
 JOIN core.member_identities AS mi ON mi.identity_id = o.identity_id
+WHERE o.is_paid
+UNION ALL
+SELECT t.member_id, o.source_id, t.day
+FROM mark AS k
+JOIN touched AS t ON t.day > '-infinity' AND t.day::timestamptz < k.since_at
+JOIN core.member_identities AS mi ON mi.member_id = t.member_id
+JOIN core.orders AS o ON o.identity_id = mi.identity_id AND o.paid_at >= t.day::timestamptz AND o.paid_at < (t.day + 1)::timestamptz
 WHERE o.is_paid;
-ANALYZE touched;
+ANALYZE bought;
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
 SELECT t.member_id FROM touched AS t WHERE t.day = '-infinity'
@@ -55,13 +65,10 @@ FROM touched AS t
 JOIN mart.buyer_firsts AS f ON f.member_id = t.member_id
 WHERE f.first_date = t.day
 UNION
-SELECT t.member_id
-FROM touched AS t
-JOIN core.member_identities AS mi ON mi.member_id = t.member_id
-JOIN core.orders AS o ON o.identity_id = mi.identity_id AND o.paid_at >= t.day::timestamptz AND o.paid_at < (t.day + 1)::timestamptz
-CROSS JOIN mark AS k
-LEFT JOIN mart.buyer_firsts AS f ON f.member_id = t.member_id AND f.source_id = o.source_id
-WHERE t.day > '-infinity' AND o.is_paid AND o.paid_at < k.ends_at AND (f.first_date IS NULL OR f.first_date > t.day);
+SELECT b.member_id
+FROM bought AS b
+LEFT JOIN mart.buyer_firsts AS f ON f.member_id = b.member_id AND f.source_id = b.source_id
+WHERE f.first_date IS NULL OR f.first_date > b.day;
 ANALYZE scope;
 
 DROP TABLE IF EXISTS pg_temp.fresh;
