@@ -14,9 +14,13 @@ SELECT
     coalesce(m.batch_id, 0) AS after_batch_id,
     coalesce((SELECT max(t.batch_id) FROM mart.touched_days AS t), m.batch_id, 0) AS upto_batch_id,
     m.mart IS NULL AS is_full,
-    NOT EXISTS (SELECT FROM mart.product_days) AS is_empty
+    NOT EXISTS (SELECT FROM mart.product_days) AS is_empty,
+    current_setting('random_page_cost') AS page_cost
 FROM (SELECT 'product_days' AS mart) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
+
+-- A night touches a hundredth of tables that are in memory; everything is a scan.
+SELECT set_config('random_page_cost', CASE WHEN k.is_full THEN k.page_cost ELSE '1.1' END, TRUE) FROM mark AS k;
 
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
@@ -112,3 +116,5 @@ FROM mark AS k
 ON CONFLICT (mart) DO UPDATE SET
     business_date = excluded.business_date, batch_id = greatest(marks.batch_id, excluded.batch_id), computed_at = clock_timestamp()
 WHERE (marks.business_date, marks.batch_id) IS DISTINCT FROM (excluded.business_date, greatest(marks.batch_id, excluded.batch_id));
+
+SELECT set_config('random_page_cost', k.page_cost, TRUE) FROM mark AS k;
