@@ -21,7 +21,7 @@ from nightmarket.orchestration.sources import config_folder
 log = logging.getLogger(__name__)
 
 
-@task(retries=0)
+@task(retries=1)
 def compare(**context: Any) -> dict[str, Any]:
     """Tell the history by the rules of the form, compare, log; returns the counts and where the list of members is."""
     import tempfile

@@ -18,6 +18,7 @@ FILES = sorted(DAGS.glob("*.py"))
 EXPECTED = {
     "collect_receipts", "build_marts",
     "followup_reviews", "deliver_outbox", "push_campaign", "night_report", "erase_person", "check_sources",
+    "backfill_marts", "what_if_tiers",
 }  # fmt: skip
 OUR_SOURCES = list(load_sources(ROOT / "include" / "config" / "sources.yaml"))
 
