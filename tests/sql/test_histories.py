@@ -116,7 +116,7 @@ def enter(connection: psycopg.Connection[Row], some: list[Fact], first_id: int =
             insert(connection, "core.reviews", [row])
         elif kind == "customer":
             row = person | {"source_id": "shop_a", "customer_id": f"c{number}", "is_member": True, "modified_at": at}
-            insert(connection, "core.customers", [row | {"batch_id": 1}])
+            insert(connection, "core.customers", [row | {"joined_at": at, "batch_id": 1}])
         elif kind in ("comment", "mention"):
             insert(
                 connection,

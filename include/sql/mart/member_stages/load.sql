@@ -61,7 +61,7 @@ FROM (
         UNION ALL
         SELECT c.identity_id FROM core.social_comments AS c WHERE c.created_at >= (k.since + 1)::timestamptz
         UNION ALL
-        SELECT c.identity_id FROM core.customers AS c WHERE coalesce(c.joined_at, c.modified_at) >= (k.since + 1)::timestamptz
+        SELECT c.identity_id FROM core.customers AS c WHERE c.joined_at >= (k.since + 1)::timestamptz
     ) AS late
     JOIN core.member_identities AS mi ON mi.identity_id = late.identity_id
     WHERE NOT k.is_full
