@@ -213,7 +213,9 @@ def marts(
 def gate(
     name: Annotated[str | None, typer.Argument(help="core or mart; default both")] = None,
     day: Day = None,
-    full: Annotated[bool, typer.Option("--full", help="judge everything, not only what a night can have moved")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="judge everything, not only what a night can have moved")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="print the checks that passed, too")] = False,
 ) -> None:
     """Run the checks of a quality gate, keep the results, print what did not pass; exit code 1 when a gate is red."""
