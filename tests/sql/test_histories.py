@@ -570,3 +570,47 @@ def test_the_order_of_the_input_changes_nothing(world: psycopg.Connection[Row]) 
     assert found[0] == found[1]
     (facts_row,) = found[0]["member_facts"]
     assert ",shop_a,mugs,🏙️,1," in facts_row
+
+
+def test_months_before_the_earliest_change_are_left_alone(warehouse: psycopg.Connection[Row]) -> None:
+    """What stands in January, here wrong on purpose, is not counted again when only February moved."""
+    put(
+        warehouse,
+        {
+            "mart.tier_programmes": [{}],
+            "mart.member_stages": [
+                {"member_id": 1, "valid_from": date(2026, 1, 5), "stage": "none", "reason": "r"},
+                {
+                    "member_id": 2,
+                    "valid_from": date(2026, 1, 9),
+                    "valid_to": date(2026, 2, 10),
+                    "stage": "none",
+                    "reason": "r",
+                },
+                {
+                    "member_id": 2,
+                    "valid_from": date(2026, 2, 10),
+                    "stage": "aware",
+                    "previous_stage": "none",
+                    "reason": "r",
+                },
+            ],
+        },
+    )
+    night = DEFAULTS["parameters"] | {"business_date": date(2026, 3, 14)}
+    run_sql(warehouse, "mart/stage_transitions/load.sql", night)
+    warehouse.execute("UPDATE mart.stage_transitions SET member_count = 99 WHERE month = '2026-01-01'")
+    warehouse.execute("UPDATE mart.member_stages SET valid_to = '2026-02-20' WHERE member_id = 1")
+    insert(warehouse, "mart.member_stages", [
+        {"member_id": 1, "valid_from": date(2026, 2, 20), "stage": "loyal", "previous_stage": "none", "reason": "r"}
+    ])  # fmt: skip
+    run_sql(warehouse, "mart/stage_transitions/load.sql", night | {"business_date": date(2026, 3, 15)})
+    found = {
+        (str(row["month"]), row["state_from"], row["state_to"]): row["member_count"]
+        for row in warehouse.execute("SELECT * FROM mart.stage_transitions")
+    }
+    assert found == {
+        ("2026-01-01", "", "none"): 99,
+        ("2026-02-01", "none", "loyal"): 1, ("2026-02-01", "none", "aware"): 1,
+        ("2026-03-01", "loyal", "loyal"): 1, ("2026-03-01", "aware", "aware"): 1,
+    }  # fmt: skip

@@ -29,7 +29,7 @@ ANALYZE mark;
 
 DROP TABLE IF EXISTS pg_temp.scope_days;
 CREATE TEMPORARY TABLE scope_days (day date) ON COMMIT DROP;
-WITH gone AS (DELETE FROM mart.moved_days RETURNING day)
+WITH gone AS (DELETE FROM mart.moved_days WHERE source_table NOT IN ('member_stages', 'member_tiers') RETURNING day)
 INSERT INTO scope_days (day) SELECT DISTINCT g.day FROM gone AS g;
 
 DROP TABLE IF EXISTS pg_temp.scope_periods;

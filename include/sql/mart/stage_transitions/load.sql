@@ -2,7 +2,7 @@
 -- Grain: one row per month, what it is about, and pair of states: at the end of the month before, and at the end of the month (of the
 -- business date in the running one). '' = the member had no state.
 -- Params: business_date (date).
--- Reads: mart.member_stages, mart.member_tiers, mart.member_rfm, mart.tier_programmes, mart.touched_members, mart.marks,
+-- Reads: mart.member_stages, mart.member_tiers, mart.member_rfm, mart.tier_programmes, mart.moved_days, mart.touched_members, mart.marks,
 --   mart.stage_transitions
 -- Rerun: safe; the months since the earliest day that moved are counted again, rows that do not differ stay. A run for an older date
 -- takes nothing back.
@@ -11,7 +11,6 @@ CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
     greatest(%(business_date)s::date, m.business_date) AS horizon,
     m.business_date AS since,
-    coalesce(m.batch_id, 0) AS after_batch_id,
     coalesce((SELECT max(t.batch_id) FROM mart.touched_members AS t), m.batch_id, 0) AS upto_batch_id,
     w.settings,
     m.mart IS NULL OR m.settings <> w.settings AS is_full
@@ -27,8 +26,12 @@ FROM (
 ) AS w
 LEFT JOIN mart.marks AS m ON m.mart = w.mart;
 
--- The first month to count again. Of RFM only nights move something; a stage or a tier may have changed on any day of the past when
--- something without a day is new about a person: that two are one, that somebody followed us last year.
+-- The first month to count again: of the earliest day on which a history came out differently (noted by triggers on the two tables).
+DROP TABLE IF EXISTS pg_temp.moved_histories;
+CREATE TEMPORARY TABLE moved_histories (day date) ON COMMIT DROP;
+WITH gone AS (DELETE FROM mart.moved_days AS d WHERE d.source_table IN ('member_stages', 'member_tiers') RETURNING d.day)
+INSERT INTO moved_histories (day) SELECT g.day FROM gone AS g;
+
 DROP TABLE IF EXISTS pg_temp.scope;
 CREATE TEMPORARY TABLE scope ON COMMIT DROP AS
 SELECT
@@ -39,11 +42,7 @@ SELECT
     END AS month_from
 FROM mark AS k
 CROSS JOIN (VALUES ('stage'), ('tier'), ('rfm')) AS a (about)
-CROSS JOIN LATERAL (
-    SELECT min(CASE WHEN isfinite(m.day) THEN m.day ELSE '-infinity' END) AS day
-    FROM mart.touched_members AS m
-    WHERE m.batch_id > k.after_batch_id AND m.batch_id <= k.upto_batch_id
-) AS t;
+CROSS JOIN (SELECT min(m.day) AS day FROM moved_histories AS m) AS t;
 
 DROP TABLE IF EXISTS pg_temp.counted;
 CREATE TEMPORARY TABLE counted ON COMMIT DROP AS

@@ -96,5 +96,37 @@ CREATE FUNCTION mart.template_facts(member bigint, language text, as_of date) RE
 $$;
 
 GRANT SELECT ON mart.member_portraits TO nightmarket_etl, nightmarket_reader;
+-- The earliest day on which a history of stages or tiers came out differently: stage_transitions counts from its month on.
+CREATE FUNCTION mart.note_moved_histories() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        EXECUTE format(
+            'INSERT INTO mart.moved_days (source_table, day) SELECT %L, m.day FROM ('
+            ' SELECT min(CASE WHEN n.%I IS DISTINCT FROM o.%I THEN n.valid_from'
+            '  WHEN n.valid_to IS DISTINCT FROM o.valid_to THEN least(n.valid_to, o.valid_to) END) AS day'
+            ' FROM before AS o JOIN after AS n ON n.member_id = o.member_id AND n.valid_from = o.valid_from %s) AS m WHERE m.day IS NOT NULL',
+            TG_TABLE_NAME, TG_ARGV[0], TG_ARGV[0], TG_ARGV[1]
+        );
+    ELSE
+        EXECUTE format('INSERT INTO mart.moved_days (source_table, day) SELECT %L, m.day FROM (SELECT min(x.valid_from) AS day FROM %s AS x) AS m'
+                       ' WHERE m.day IS NOT NULL', TG_TABLE_NAME, CASE TG_OP WHEN 'INSERT' THEN 'after' ELSE 'before' END);
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+DECLARE
+    spec record;
+BEGIN
+    FOR spec IN SELECT * FROM (VALUES ('member_stages', 'stage', ''), ('member_tiers', 'tier', 'AND n.programme = o.programme')) AS t (name, state, more) LOOP
+        EXECUTE format('CREATE TRIGGER moved_insert AFTER INSERT ON mart.%I REFERENCING NEW TABLE AS after'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION mart.note_moved_histories(%L, %L)', spec.name, spec.state, spec.more);
+        EXECUTE format('CREATE TRIGGER moved_update AFTER UPDATE ON mart.%I REFERENCING OLD TABLE AS before NEW TABLE AS after'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION mart.note_moved_histories(%L, %L)', spec.name, spec.state, spec.more);
+        EXECUTE format('CREATE TRIGGER moved_delete AFTER DELETE ON mart.%I REFERENCING OLD TABLE AS before'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION mart.note_moved_histories(%L, %L)', spec.name, spec.state, spec.more);
+    END LOOP;
+END $$;
+
+GRANT TRUNCATE ON mart.portrait_rules TO nightmarket_etl;
 GRANT SELECT, INSERT, UPDATE, DELETE ON mart.portrait_rules TO nightmarket_etl;
 GRANT SELECT ON mart.portrait_rules TO nightmarket_reader;
