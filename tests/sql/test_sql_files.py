@@ -33,7 +33,7 @@ RULES = {
 BOOKKEEPING = {  # what a night has to look at, how far each mart is, what came out differently; and which marts write it
     "marks": set(MART_TABLES),
     "touched_days": {"touched_members"},
-    "moved_days": {"kpi_values"},
+    "moved_days": {"kpi_values", "stage_transitions"},
     "restatements": {"member_tiers", "kpi_values"},
 }
 FILES = sorted(path for folder in READABLE for path in (SQL / folder).rglob("*.sql"))

@@ -78,6 +78,7 @@ def test_every_environment_variable_is_explained() -> None:
 def test_commands_shown_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}  # type: ignore[union-attr]
+    commands |= {group.name for group in app.registered_groups if group.name}
     shown = set(re.findall(r"(?:`|/)nightmarket ([a-z][a-z-]+)", text))
     assert shown <= commands
     verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
