@@ -1,9 +1,10 @@
 -- Members per lifecycle stage at the end of a business date, and who came and went that day.
 -- Grain: one row per stage, from none to advocate.   Params: business_date (date).   Reads: mart.member_stages
 WITH
-names (stage, position) AS (
-    VALUES ('none', 1), ('discovered', 2), ('aware', 3), ('considering', 4), ('choosing', 5), ('purchased', 6), ('satisfied', 7),
-    ('loyal', 8), ('advocate', 9)
+names AS (
+    SELECT u.stage, u.position
+    FROM unnest(ARRAY['none', 'discovered', 'aware', 'considering', 'choosing', 'purchased', 'satisfied', 'loyal', 'advocate'])
+        WITH ORDINALITY AS u (stage, position)
 ),
 standing AS (
     SELECT s.stage, count(*) AS member_count, count(*) FILTER (WHERE s.valid_from = %(business_date)s::date) AS entered_count
