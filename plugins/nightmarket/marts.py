@@ -243,4 +243,9 @@ def sync_config(connection: psycopg.Connection[Row], accounts: Iterable[Account]
         "UPDATE core.accounts SET is_active = FALSE WHERE source_id <> ALL(%s::text[])",
         ([account.source_id for account in known],),
     )
-    return {"tier_rules": tier_count, "category_rules": categories, "kpi_definitions": kpi_count, "accounts": len(known)}
+    return {
+        "tier_rules": tier_count,
+        "category_rules": categories,
+        "kpi_definitions": kpi_count,
+        "accounts": len(known),
+    }

@@ -106,7 +106,10 @@ def in_words(result: WhatIf) -> str:
         *(f"  {row['month']:%Y-%m}: {row['risen_count']:,}, {row['fallen_count']:,}" for row in result.dates),
         "",
         "cost (of the last 365 days where it says so)",
-        *(f"  {row['figure']:<48} {_number(row['now_value']):>14} -> {_number(row['proposed_value']):>14}" for row in result.costs),
+        *(
+            f"  {row['figure']:<48} {_number(row['now_value']):>14} -> {_number(row['proposed_value']):>14}"
+            for row in result.costs
+        ),
     ]
     return "\n".join(lines)
 

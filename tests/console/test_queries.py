@@ -29,7 +29,9 @@ def test_there_are_files() -> None:
 def test_the_header_names_exactly_what_the_query_reads_and_takes(file: Path) -> None:
     text = file.read_text()
     words = header(text)
-    tables = {f"{table.db}.{table.name or table.this.name}" for table in parse(text).find_all(exp.Table) if table.db}  # or functions
+    tables = {
+        f"{table.db}.{table.name or table.this.name}" for table in parse(text).find_all(exp.Table) if table.db
+    }  # or functions
     reads = words.split("Reads:")[1]
     assert "Grain:" in words
     assert set(re.findall(r"\b(?:raw|core|mart|push|ops|vault)\.[a-z_]+", reads)) == tables
