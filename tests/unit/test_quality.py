@@ -327,7 +327,7 @@ def test_after_a_first_night_everything_is_judged_later_what_moved(connection: p
     connection.execute("INSERT INTO mart.touched_days VALUES (1, 'shop', '2026-03-14')")
     assert seen("a night") == "0 of 0 members differ; paid in core 0, in the mart 0"
     assert seen("by hand", full=True) == differs
-    connection.execute("INSERT INTO mart.touched_members VALUES (1, 15, '2026-03-14')")
+    connection.execute("INSERT INTO mart.touched_members VALUES (1, 15, '2025-06-01')")
     assert seen("a night that touched them") == differs
 
 

@@ -2,17 +2,29 @@
 -- Table: mart.member_days. Severity: fail.
 -- Params: business_date (date), is_full (boolean).
 -- Reads: core.orders, core.refunds, core.members, core.member_identities, mart.member_days, mart.touched_members
--- Judged are all days of the members that the night touched or that have a day in the last 7, and of every 91st member in turn, so that
--- everybody comes round in a quarter; with is_full everybody. A member at a time, by the indexes on the buyer.
+-- Judged are the days of members that the night touched, everybody's last two days, and all days of who merged or split and of every
+-- 91st member in turn, so that everybody comes round in a quarter; with is_full all days. A member at a time, by the indexes on the buyer.
 WITH
+whole AS (
+    SELECT t.member_id FROM mart.touched_members AS t WHERE t.day = '-infinity'
+    UNION
+    SELECT m.member_id FROM core.members AS m WHERE mod(m.member_id, 91) = mod(%(business_date)s::date - '2000-01-01'::date, 91)
+    UNION
+    SELECT m.member_id FROM core.members AS m WHERE %(is_full)s::boolean
+    UNION
+    SELECT d.member_id FROM mart.member_days AS d WHERE %(is_full)s::boolean
+),
 scope AS (
-    SELECT t.member_id FROM mart.touched_members AS t WHERE NOT %(is_full)s::boolean
-    UNION
-    SELECT d.member_id FROM mart.member_days AS d WHERE d.day > %(business_date)s::date - 7 OR %(is_full)s::boolean
-    UNION
-    SELECT m.member_id
-    FROM core.members AS m
-    WHERE %(is_full)s::boolean OR mod(m.member_id, 91) = mod(%(business_date)s::date - '2000-01-01'::date, 91)
+    SELECT w.member_id, '-infinity'::timestamptz AS from_at, (%(business_date)s::date + 1)::timestamptz AS until_at
+    FROM whole AS w
+    UNION ALL
+    SELECT x.member_id, x.day::timestamptz, (x.day + 1)::timestamptz
+    FROM (
+        SELECT t.member_id, t.day FROM mart.touched_members AS t WHERE isfinite(t.day)
+        UNION
+        SELECT d.member_id, d.day FROM mart.member_days AS d WHERE d.day > %(business_date)s::date - 2
+    ) AS x
+    WHERE x.day <= %(business_date)s::date AND x.member_id NOT IN (SELECT w.member_id FROM whole AS w)
 ),
 core_days AS (
     SELECT
@@ -22,24 +34,28 @@ core_days AS (
     CROSS JOIN LATERAL (
         SELECT o.paid_at::date AS day, 1 AS order_count, o.goods_amount AS gross_amount, 0 AS refund_amount
         FROM core.orders AS o
-        WHERE o.identity_id = mi.identity_id AND o.is_paid AND o.paid_at < (%(business_date)s::date + 1)::timestamptz
+        WHERE o.identity_id = mi.identity_id AND o.is_paid AND o.paid_at >= s.from_at AND o.paid_at < s.until_at
         UNION ALL
         SELECT r.settled_at::date, 0, 0, r.refund_amount
         FROM core.refunds AS r
-        WHERE r.identity_id = mi.identity_id AND r.is_money AND r.settled_at < (%(business_date)s::date + 1)::timestamptz
+        WHERE r.identity_id = mi.identity_id AND r.is_money AND r.settled_at >= s.from_at AND r.settled_at < s.until_at
         UNION ALL
         SELECT r.settled_at::date, 0, 0, r.refund_amount
         FROM core.orders AS o
-        JOIN core.refunds AS r ON r.source_id = o.source_id AND r.order_id = o.order_id AND r.identity_id IS NULL
-        WHERE o.identity_id = mi.identity_id AND r.is_money AND r.settled_at < (%(business_date)s::date + 1)::timestamptz
+        CROSS JOIN LATERAL (
+            SELECT u.settled_at, u.refund_amount
+            FROM core.refunds AS u
+            WHERE u.source_id = o.source_id AND u.order_id = o.order_id AND u.identity_id IS NULL AND u.is_money
+            ORDER BY u.refund_id ASC  -- by the order: sorted, this is not turned into a join with all refunds of a time
+        ) AS r
+        WHERE o.identity_id = mi.identity_id AND r.settled_at >= s.from_at AND r.settled_at < s.until_at
     ) AS f
     GROUP BY s.member_id, f.day
 ),
 mart_days AS (
     SELECT d.member_id, d.day, d.order_count, d.gross_amount, d.refund_amount
     FROM scope AS s
-    JOIN mart.member_days AS d ON d.member_id = s.member_id
-    WHERE d.day <= %(business_date)s::date
+    JOIN mart.member_days AS d ON d.member_id = s.member_id AND d.day >= s.from_at::date AND d.day < s.until_at::date
 ),
 compared AS (
     SELECT
