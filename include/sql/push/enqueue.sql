@@ -1,7 +1,8 @@
 -- push.messages: one row for every targeted member of a run.
 -- Grain: one row per (run_id, member_id, step).   Decision: docs/decisions/0032-outbox.md
 -- Params: run_id, key_prefix, step, as_of, purpose, channels, accounts (arrays, same order), variants, templates (arrays),
---   group_channel, group_size, wants_facts (boolean: the templates say more of a member than name and tier), now_at, not_before, expires_at.
+--   group_channel, group_size, now_at,
+--   wants_facts (boolean: the templates say more of a member than name and tier), not_before, expires_at.
 -- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_programmes,
 --   mart.tier_rules
 -- Rerun: safe; a message key stands once. A message that was cancelled before any call is taken over by the new run.

@@ -1,4 +1,5 @@
--- What changed in core since the last night, so that a night computes what moved and not everybody (docs/decisions/0060-nights-touch-what-moved.md);
+-- What changed in core since the last night, so that a night computes what moved and not everybody
+-- (docs/decisions/0060-nights-touch-what-moved.md);
 -- tiers by programme, points, stages, RFM with history.
 
 ----------------------------------------------------------------------------------------------------------------- core
@@ -173,9 +174,12 @@ BEGIN
     FROM after AS n JOIN core.members AS m ON m.member_id = n.member_id;
     RETURN NULL;
 END $$;
-CREATE TRIGGER touch_insert AFTER INSERT ON core.tier_grants REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
-CREATE TRIGGER touch_update AFTER UPDATE ON core.tier_grants REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
-CREATE TRIGGER touch_insert AFTER INSERT ON core.point_uses REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_insert AFTER INSERT ON core.tier_grants REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_update AFTER UPDATE ON core.tier_grants REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_insert AFTER INSERT ON core.point_uses REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
 
 CREATE INDEX ON core.reviews (identity_id);
 CREATE INDEX ON core.follow_events (identity_id);
@@ -284,7 +288,9 @@ CREATE FUNCTION mart.points_gone(gone bigint, used bigint, floor bigint, ceiling
 BEGIN
     RETURN least(greatest(gone + used, floor), ceiling);
 END $$;
-CREATE AGGREGATE mart.running_points_gone(used bigint, floor bigint, ceiling bigint) (SFUNC = mart.points_gone, STYPE = bigint, INITCOND = '0');
+CREATE AGGREGATE mart.running_points_gone (used bigint, floor bigint, ceiling bigint) (  -- noqa: all
+    sfunc = mart.points_gone, stype = bigint, initcond = '0'
+);
 -- Every movement of points. Balance = sum of the ledger, at any date, and never below zero.
 CREATE TABLE mart.points_ledger (
     member_id bigint NOT NULL,

@@ -146,7 +146,8 @@ END $$;
 
 -- What was there before this migration and is not solved yet.
 INSERT INTO core.identity_changes (identity_id)
-SELECT i.identity_id FROM core.identities AS i WHERE NOT EXISTS (SELECT FROM core.member_identities AS mi WHERE mi.identity_id = i.identity_id);
+SELECT i.identity_id FROM core.identities AS i
+WHERE NOT EXISTS (SELECT FROM core.member_identities AS mi WHERE mi.identity_id = i.identity_id);
 INSERT INTO core.identity_changes (identity_id, other_id)
 SELECT DISTINCT l.identity_a, l.identity_b
 FROM core.identity_links AS l
@@ -157,7 +158,8 @@ WHERE (a.member_id IS NOT DISTINCT FROM b.member_id) = (l.revoked_at IS NOT NULL
 -------------------------------------------------------------------------------------------------------------- consent
 -- Who said it: the person (a form, a link, a reply), the platform (follows, leaves), or a list that somebody imported.
 ALTER TABLE core.consents ADD COLUMN origin text NOT NULL DEFAULT 'person' CHECK (origin IN ('person', 'platform', 'import'));
-UPDATE core.consents SET origin = 'platform' WHERE evidence IN ('followed the account', 'left the account', 'does not follow the account any more');
+UPDATE core.consents SET origin = 'platform'
+WHERE evidence IN ('followed the account', 'left the account', 'does not follow the account any more');
 -- The rule, in one place: of a person's words about a channel and purpose the one with the latest ranks_at is right, of two at the same
 -- instant the refusal. A yes from an import ranks before everything that was ever said: it counts only where nothing else was.
 ALTER TABLE core.consents ADD COLUMN ranks_at timestamptz NOT NULL
@@ -165,7 +167,8 @@ ALTER TABLE core.consents ADD COLUMN ranks_at timestamptz NOT NULL
 
 -- What each member had allowed or refused at an instant: the words of all their identities, by the rule above.
 CREATE FUNCTION core.consents_as_of(as_of_at timestamptz)
-RETURNS TABLE (member_id bigint, channel text, purpose text, is_granted boolean, since timestamptz, source_id text, evidence text, origin text)
+RETURNS TABLE (member_id bigint, channel text, purpose text, is_granted boolean, since timestamptz,
+               source_id text, evidence text, origin text)
 LANGUAGE sql STABLE AS $$
     SELECT DISTINCT ON (mi.member_id, c.channel, c.purpose)
         mi.member_id, c.channel, c.purpose, c.is_granted, c.occurred_at, c.source_id, c.evidence, c.origin
@@ -207,8 +210,11 @@ CREATE TABLE core.suppression_events (
 CREATE INDEX ON core.suppression_events (channel, address, reason, occurred_at);
 CREATE INDEX ON core.suppression_events (kind, address) WHERE is_person;
 
-INSERT INTO core.suppression_events (source_id, event_id, channel, kind, address, is_suppressed, reason, origin, evidence, occurred_at, until)
-SELECT s.source, md5(concat_ws('/', s.address, s.reason, s.since)), s.channel, core.address_kind(s.channel), s.address, TRUE, s.reason, 'platform',
+INSERT INTO core.suppression_events (
+    source_id, event_id, channel, kind, address, is_suppressed, reason, origin, evidence, occurred_at, until
+)
+SELECT s.source, md5(concat_ws('/', s.address, s.reason, s.since)), s.channel, core.address_kind(s.channel),
+       s.address, TRUE, s.reason, 'platform',
        'a row of the table before it was a log', s.since, s.until
 FROM push.suppressions AS s;
 DROP TABLE push.suppressions;
@@ -221,7 +227,8 @@ stretches AS NOT MATERIALIZED (   -- asked per address: an index each, not the w
     SELECT e.source_id, e.channel, e.kind, e.address, e.is_person, e.reason, e.occurred_at AS since,
            least(e.until, (
                SELECT min(l.occurred_at) FROM core.suppression_events AS l
-               WHERE l.channel = e.channel AND l.address = e.address AND l.reason = e.reason AND NOT l.is_suppressed AND l.occurred_at > e.occurred_at
+               WHERE l.channel = e.channel AND l.address = e.address AND l.reason = e.reason
+                 AND NOT l.is_suppressed AND l.occurred_at > e.occurred_at
            )) AS until
     FROM core.suppression_events AS e
     WHERE e.is_suppressed
@@ -229,7 +236,8 @@ stretches AS NOT MATERIALIZED (   -- asked per address: an index each, not the w
 SELECT s.channel, s.address, s.reason, s.source_id AS source, s.since, s.until FROM stretches AS s
 UNION ALL
 SELECT c.channel, o.value, s.reason, s.source_id, s.since, s.until
-FROM (VALUES ('wechat', 'wechat_openid'), ('email', 'email'), ('sms', 'phone'), ('push', 'mall_id')) AS c (channel, kind)  -- core.address_kind
+-- as core.address_kind says
+FROM (VALUES ('wechat', 'wechat_openid'), ('email', 'email'), ('sms', 'phone'), ('push', 'mall_id')) AS c (channel, kind)
 JOIN core.identities AS o ON o.kind = c.kind
 JOIN core.member_identities AS om ON om.identity_id = o.identity_id
 JOIN core.member_identities AS im ON im.member_id = om.member_id
@@ -303,7 +311,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON core.identity_changes, core.id
     TO nightmarket_etl;
 GRANT SELECT ON core.links_in_force, core.valid_links, core.member_consents TO nightmarket_etl;
 GRANT SELECT, INSERT ON push.suppressions TO nightmarket_etl;
-GRANT SELECT ON core.identity_changes, core.identity_rules, core.identity_hubs, core.suppression_events, core.links_in_force, core.valid_links,
+GRANT SELECT ON core.identity_changes, core.identity_rules, core.identity_hubs, core.suppression_events,
+    core.links_in_force, core.valid_links,
     core.member_consents, push.suppressions TO nightmarket_reader;
 DO $$
 BEGIN

@@ -14,7 +14,8 @@ CREATE INDEX ON core.coupon_events (occurred_at) WHERE kind = 'redeemed';
 CREATE INDEX ON core.follow_events (identity_id) WHERE scene IS NOT NULL;
 
 -- Addresses that nothing may be sent to at an instant, for marts, which do not read push.
-CREATE FUNCTION core.suppressed_as_of(as_of_at timestamptz) RETURNS TABLE (channel text, address text) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+CREATE FUNCTION core.suppressed_as_of(as_of_at timestamptz) RETURNS TABLE (channel text, address text)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT DISTINCT s.channel, s.address FROM push.suppressions AS s WHERE s.since < as_of_at AND (s.until IS NULL OR s.until >= as_of_at)
 $$;
 
@@ -31,12 +32,18 @@ BEGIN
     JOIN core.members AS m ON m.member_id = t.member_id;
     RETURN NULL;
 END $$;
-CREATE TRIGGER touch_insert AFTER INSERT ON core.message_events REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_answers();
-CREATE TRIGGER touch_update AFTER UPDATE ON core.message_events REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_answers();
-CREATE TRIGGER touch_insert AFTER INSERT ON core.exposures REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
-CREATE TRIGGER touch_update AFTER UPDATE ON core.exposures REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
-CREATE TRIGGER touch_insert AFTER INSERT ON core.coupon_events REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
-CREATE TRIGGER touch_update AFTER UPDATE ON core.coupon_events REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_insert AFTER INSERT ON core.message_events REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_answers();
+CREATE TRIGGER touch_update AFTER UPDATE ON core.message_events REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_answers();
+CREATE TRIGGER touch_insert AFTER INSERT ON core.exposures REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_update AFTER UPDATE ON core.exposures REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_insert AFTER INSERT ON core.coupon_events REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
+CREATE TRIGGER touch_update AFTER UPDATE ON core.coupon_events REFERENCING NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION core.touch_members();
 
 ----------------------------------------------------------------------------------------------------------------- mart
 -- Which product is of which category: the first rule that fits. From include/config/categories.yaml.
