@@ -66,7 +66,10 @@ days AS (
     SELECT
         d.member_id, d.day, d.order_count, d.gross_amount, d.net_amount,
         CASE WHEN d.order_count > 0 THEN
-            d.day - lag(CASE WHEN d.order_count > 0 THEN d.day END) OVER (PARTITION BY d.member_id, d.order_count > 0 ORDER BY d.day ASC)
+            -- the order day before it; days with a refund only lie between, so not lag(), and no other order than the key's
+            d.day - max(CASE WHEN d.order_count > 0 THEN d.day END) OVER (
+                PARTITION BY d.member_id ORDER BY d.day ASC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            )
         END AS gap_days
     FROM scope AS s
     JOIN mart.member_days AS d ON d.member_id = s.member_id
