@@ -86,7 +86,16 @@ member_orders AS (
     FROM members AS m
     CROSS JOIN night AS n
     JOIN core.member_identities AS mi ON mi.member_id = m.member_id
-    JOIN core.orders AS o ON o.identity_id = mi.identity_id
+    -- what was paid before the exposure was made before it; looking at every order a member ever made took most of the time
+    CROSS JOIN LATERAL (
+        SELECT p.source_id, p.order_id, p.goods_amount, p.is_paid, p.paid_at, p.created_at
+        FROM core.orders AS p
+        WHERE p.identity_id = mi.identity_id AND p.paid_at >= m.exposed_at
+        UNION ALL
+        SELECT u.source_id, u.order_id, u.goods_amount, u.is_paid, u.paid_at, u.created_at
+        FROM core.orders AS u
+        WHERE u.identity_id = mi.identity_id AND u.paid_at IS NULL
+    ) AS o
 ),
 refunded AS (
     SELECT o.run_id, o.member_id, sum(r.refund_amount) AS refund_amount
