@@ -237,10 +237,12 @@ def mask(kind: str, value: str) -> str:
     """A clear value as it may be shown to a person in a preview: enough to recognise a shape, not a human being."""
     if kind == "email":
         name, _, domain = value.partition("@")
-        return f"{name[:1]}***@{domain}"
-    if kind == "phone":
-        return f"{value[:3]}****{value[-2:]}" if len(value) > 6 else "****"
-    return value[:1] + "*" * max(len(value) - 1, 1) if value else ""
+        shown = f"{name[:1]}***@{domain}"
+    elif kind == "phone":
+        shown = f"{value[:3]}****{value[-2:]}" if len(value) > 6 else "****"
+    else:
+        shown = value[:1] + "*" * max(len(value) - 1, 1) if value else ""
+    return shown if shown != value else "*" * len(value)  # who is called 王* would be shown whole
 
 
 def erase(connection: psycopg.Connection[Row], tokens: Iterable[str], *, actor: str, reason: str) -> int:

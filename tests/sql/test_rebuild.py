@@ -116,9 +116,14 @@ def test_a_stretch_run_again_gives_the_same_snapshots(world: tuple[psycopg.Conne
     connection, made = world
     first, last = made.last_day - timedelta(days=2), made.last_day
     backfill(first, last, from_empty=True)
-    once = rows(connection)
+    # signals of a past date say what is known now (docs/decisions/0066-kpi-signals.md): figures have ripened meanwhile
+    settled = [table for table in TABLES if table != "kpi_signals"]
+    once = rows(connection, settled)
     backfill(first, last)
-    assert difference(once, rows(connection)) == {}
+    assert difference(once, rows(connection, settled)) == {}
+    again = rows(connection)
+    backfill(first, last)
+    assert difference(again, rows(connection)) == {}
     with pytest.raises(ValueError, match="ends"):
         list(days_of(last, first))
 

@@ -147,6 +147,7 @@ def test_masks_show_a_shape() -> None:
     assert mask("phone", "10012345678") == "100****78"
     assert mask("email", "fang@mail.test") == "f***@mail.test"
     assert mask("name", "王小芳") == "王**"
+    assert mask("name", "王*") == "**"
 
 
 @pytest.mark.parametrize(
