@@ -67,15 +67,6 @@ def table_of(kpi: str) -> str:
     return re.findall(r"FROM mart\.([a-z_]+) AS", text[: line.start()])[-1]
 
 
-def figure_text(value: Decimal | None, unit: str) -> str:
-    """A figure as people read it, as mart.kpi_text does."""
-    if value is None:
-        return "unknown"
-    if unit == "rate":
-        return f"{value * 100:.1f} %"
-    return f"{value:.1f} h" if unit == "hours" else f"{value:,.2f}" if unit == "amount" else f"{value:,.0f}"
-
-
 def _number(value: Decimal | None) -> str:
     return "unknown" if value is None else f"{Decimal(value).normalize():f}"
 
@@ -86,10 +77,10 @@ def _heading(figure: Row, source_id: str, grain: str, first: date, last: date) -
     if figure["value"] is None and figure["numerator"] is None:
         yield "  no figure: nothing is known of this period and source"
     elif figure["denominator"] is None:
-        yield f"  value {figure_text(figure['value'], figure['unit'])}"
+        yield f"  value {figure['value_text'] or 'unknown'}"
     else:
         parts = f"{_number(figure['numerator'])} / {_number(figure['denominator'])}"
-        yield f"  value {figure_text(figure['value'], figure['unit'])} = {parts}"
+        yield f"  value {figure['value_text'] or 'unknown'} = {parts}"
     if first <= figure["known_to"] < last:
         yield f"  the period is not over: figures to the end of {figure['known_to']}"
     elif figure["known_to"] < last + timedelta(days=figure["ripens_days"]):
@@ -97,24 +88,13 @@ def _heading(figure: Row, source_id: str, grain: str, first: date, last: date) -
 
 
 def _comparison(figure: Row) -> Iterator[str]:
-    unit, value, target = figure["unit"], figure["value"], figure["target"]
-    if target is None:
+    if figure["target_text"] is None:
         yield "  no target in kpis.yaml"
     else:
-        missed = None if value is None else (target - value) * (1 if figure["direction"] == "up" else -1)
-        light = (
-            "none"
-            if missed is None
-            else "green"
-            if missed <= 0
-            else "amber"
-            if missed <= figure["amber_margin"]
-            else "red"
-        )
         wanted = "at least" if figure["direction"] == "up" else "at most"
-        yield f"  target {wanted} {figure_text(target, unit)}, amber to {figure_text(figure['amber_margin'], unit)} off: {light}"
-    yield f"  before ({figure['previous_start']}): {figure_text(figure['previous_value'], unit)}"
-    yield f"  a year before ({figure['last_year_start']}): {figure_text(figure['last_year_value'], unit)}"
+        yield f"  target {wanted} {figure['target_text']}, amber to {figure['margin_text']} off: {figure['light']}"
+    yield f"  before ({figure['previous_start']}): {figure['previous_text'] or 'unknown'}"
+    yield f"  a year before ({figure['last_year_start']}): {figure['last_year_text'] or 'unknown'}"
 
 
 def _again(figure: Row, again: Row, file: str, parameters: dict[str, object]) -> Iterator[str]:

@@ -25,6 +25,9 @@ def sql_lineage(path: Path) -> tuple[frozenset[str], frozenset[str]]:
         targets = [table for node in tree.find_all(*WRITES) for table in _targets(node)]
         writes.update(_name(table) for table in targets)
         reads.update(_name(table) for table in tree.find_all(exp.Table) if not any(table is one for one in targets))
+        # a function in LATERAL is schema.name(), not a table
+        laterals = (one.this for one in tree.find_all(exp.Lateral) if isinstance(one.this, exp.Dot))
+        reads.update(f"{one.this.name}.{one.expression.name}" for one in laterals)
     return frozenset(reads - {""}), frozenset(writes - {""})
 
 

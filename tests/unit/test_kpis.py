@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import night_world as world
 from nightmarket import settings as settings_module
 from nightmarket.cli import app
-from nightmarket.explain_kpi import explain_kpi, figure_text, period_of, table_of
+from nightmarket.explain_kpi import explain_kpi, period_of, table_of
 from nightmarket.kpis import KpiDefinition, computed_kpis, sync_kpis
 from nightmarket.marts import load_kpis, load_path, mart_parameters, sync_config
 from nightmarket.settings import ConfigError
@@ -85,12 +85,23 @@ def test_definitions_follow_the_file_and_rest_when_it_does(db: psycopg.Connectio
     assert (row["kpi"], float(row["mall"])) == ("refund_rate", 0.3)
 
 
-def test_periods_and_figures() -> None:
+def test_periods() -> None:
     assert period_of(date(2028, 2, 29), "day") == (date(2028, 2, 29), date(2028, 2, 29))
     assert period_of(date(2027, 1, 3), "week") == (date(2026, 12, 28), date(2027, 1, 3))
     assert period_of(date(2028, 2, 29), "month") == (date(2028, 2, 1), date(2028, 2, 29))
     assert period_of(date(2028, 12, 31), "month") == (date(2028, 12, 1), date(2028, 12, 31))
-    assert [figure_text(None, "rate"), figure_text(12345, "count")] == ["unknown", "12,345"]  # type: ignore[arg-type]
+
+
+def test_figures_and_lights_as_people_read_them(db: psycopg.Connection[Row]) -> None:
+    row = db.execute(
+        "SELECT mart.kpi_text(NULL, 'rate') AS unknown, mart.kpi_text(12345, 'count') AS pieces, mart.kpi_text(0.1235, 'rate') AS rate,"
+        " mart.kpi_light(NULL, 1, 0, 'up') AS nothing, mart.kpi_light(2, NULL, 0, 'up') AS unwanted,"
+        " mart.kpi_light(1, 1, 0, 'down') AS met, mart.kpi_light(0.9, 1, 0.1, 'up') AS near, mart.kpi_light(1.2, 1, 0.1, 'down') AS missed"
+    ).fetchone()
+    assert row == {
+        "unknown": None, "pieces": "12,345", "rate": "12.4 %",
+        "nothing": "none", "unwanted": "none", "met": "green", "near": "amber", "missed": "red",
+    }  # fmt: skip
 
 
 def test_every_kpi_names_its_table_and_has_its_query(environment: str) -> None:

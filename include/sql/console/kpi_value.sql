@@ -15,18 +15,25 @@ period AS (
     FROM (SELECT %(period_start)s::date AS period_start, %(grain)s::text AS grain) AS p
 )
 SELECT
-    d.kpi, d.name_zh, d.name_en, d.unit, d.kind, d.direction, d.ripens_days, d.amber_margin, v.numerator, v.denominator, v.value,
-    CASE
-        WHEN array_position(d.target_grains, %(grain)s::text) IS NOT NULL
-            THEN coalesce((d.source_targets ->> %(source_id)s::text)::numeric, d.target)
-    END AS target,
-    b.value AS previous_value,
-    y.value AS last_year_value,
+    d.kpi, d.name_zh, d.name_en, d.direction, d.ripens_days, v.numerator, v.denominator, v.value,
+    mart.kpi_text(v.value, d.unit) AS value_text,
+    mart.kpi_text(w.target, d.unit) AS target_text,
+    mart.kpi_text(d.amber_margin, d.unit) AS margin_text,
+    mart.kpi_text(b.value, d.unit) AS previous_text,
+    mart.kpi_text(y.value, d.unit) AS last_year_text,
+    mart.kpi_light(v.value, w.target, d.amber_margin, d.direction) AS light,
     p.previous_start,
     p.last_year_start,
     m.business_date AS known_to
 FROM mart.kpi_definitions AS d
 CROSS JOIN period AS p
+CROSS JOIN LATERAL (
+    SELECT
+        CASE
+            WHEN array_position(d.target_grains, %(grain)s::text) IS NOT NULL
+                THEN coalesce((d.source_targets ->> %(source_id)s::text)::numeric, d.target)
+        END AS target
+) AS w
 LEFT JOIN mart.kpi_values AS v
     ON v.kpi = d.kpi AND v.source_id = %(source_id)s::text AND v.grain = %(grain)s::text AND v.period_start = p.period_start
 LEFT JOIN mart.kpi_values AS b

@@ -9,7 +9,6 @@ CROSS JOIN LATERAL (
     -- platforms count up: the newest figure counts
     SELECT
         max(s.value) FILTER (WHERE s.metric = 'int_page_read_user') AS readers,
-        max(s.value) FILTER (WHERE s.metric = 'target_user') AS reached,
         coalesce(max(s.value) FILTER (WHERE s.metric IN ('likes', 'like_user')), 0)
         + coalesce(max(s.value) FILTER (WHERE s.metric IN ('comments', 'comment_user')), 0)
         + coalesce(max(s.value) FILTER (WHERE s.metric IN ('reposts', 'share_user')), 0)

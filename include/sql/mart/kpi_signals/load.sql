@@ -87,13 +87,7 @@ judged AS (
             WHEN c.usual_count >= %(kpi_usual_min_periods)s::integer
                 THEN round((c.value - c.usual_value) / nullif(c.spread, 0), 2)
         END AS robust_z,
-        CASE
-            WHEN c.target IS NULL THEN 'none'
-            WHEN c.direction = 'up' AND c.value >= c.target OR c.direction = 'down' AND c.value <= c.target THEN 'green'
-            WHEN c.direction = 'up' AND c.value >= c.target - c.amber_margin
-                OR c.direction = 'down' AND c.value <= c.target + c.amber_margin THEN 'amber'
-            ELSE 'red'
-        END AS light
+        mart.kpi_light(c.value, c.target, c.amber_margin, c.direction) AS light
     FROM compared AS c
 ),
 worded AS (
