@@ -7,9 +7,9 @@ held AS (
     SET attempt_count = m.attempt_count + 1, lease_until = %(lease_until)s::timestamptz, updated_at = %(now_at)s::timestamptz
     WHERE m.message_id = any(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
       AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
-    RETURNING m.message_id, m.attempt_count
+    RETURNING m.message_id, m.attempt_count, m.channel
 )
-INSERT INTO push.attempts (message_id, attempt_number, worker, started_at)
-SELECT h.message_id, h.attempt_count, %(worker)s::text, %(now_at)s::timestamptz
+INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, channel)
+SELECT h.message_id, h.attempt_count, %(worker)s::text, %(now_at)s::timestamptz, h.channel
 FROM held AS h
 RETURNING message_id, attempt_number;

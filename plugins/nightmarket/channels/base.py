@@ -7,6 +7,7 @@ message can have gone out; where nobody can know, the answer is `unknown` and th
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,7 +16,16 @@ import orjson
 
 from nightmarket.settings import Credentials
 
-OutcomeKind = Literal["accepted", "refused", "retry", "pause", "unknown"]
+Family = Literal["wechat", "email", "sms", "push", "wecom"]
+OutcomeKind = Literal["accepted", "waiting", "refused", "retry", "pause", "unknown"]
+# Which kind of identity (core.identities) a family writes to, as core.address_kind says.
+ADDRESS_KINDS: dict[Family, str] = {
+    "wechat": "wechat_openid",
+    "email": "email",
+    "sms": "phone",
+    "push": "mall_id",
+    "wecom": "wecom_external_id",
+}
 KEEPALIVE_SECONDS = 3.0  # below every server's own: a connection the server is closing would leave a POST in doubt
 
 
@@ -35,7 +45,7 @@ class Call:
     """One call of a channel: one message, or one group of receivers of the same content."""
 
     key: str  # message key or group key: the idempotency key
-    addresses: tuple[str, ...]  # openids or an e-mail address in clear; never logged
+    addresses: tuple[str, ...]  # openids, aliases, or a phone number or mail address in clear; never logged
     content: Content
     link: str = ""
     unsubscribe_link: str = ""
@@ -45,8 +55,9 @@ class Call:
 class Outcome:
     """What came of a call.
 
-    accepted: the platform has it. refused: it never will, do not repeat. retry: certainly not sent, try again later.
-    pause: certainly not sent, and the next call would fare no better, so stop the channel. unknown: may have been sent.
+    accepted: the platform has it. waiting: the platform has made it a task of an employee, who must confirm it.
+    refused: it never will, do not repeat. retry: certainly not sent, try again later. pause: certainly not sent, and the
+    next call would fare no better, so stop the channel. unknown: may have been sent.
     """
 
     kind: OutcomeKind
@@ -59,14 +70,26 @@ class Outcome:
     suppress_days: int | None = None  # for so long; None = for good
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked about a message that is in doubt, or that waits for an employee."""
+
+    key: str  # message key: the platform knows it as its out-id
+    address: str  # in clear; never logged
+    platform_message_id: str  # "" when the call was never answered
+    asked_at: datetime  # when the call in doubt was begun
+
+
 class Channel(ABC):
     """One sending account of one channel, opened for one stretch of sending."""
 
     name: ClassVar[str]
-    family: ClassVar[Literal["wechat", "email"]]  # whose consent and suppressions count
+    family: ClassVar[Family]  # whose consent and suppressions count
     is_group: ClassVar[bool] = False  # one call, many receivers, same content
     is_repeatable: ClassVar[bool] = False  # the platform recognises a repeated call by its key
     is_personal: ClassVar[bool] = True  # content may differ per receiver
+    can_ask: ClassVar[bool] = False  # the platform can be asked what became of one message
+    reports_delivery: ClassVar[bool] = False  # a receipt says per message whether it arrived
 
     def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
         self.credentials = credentials
@@ -76,6 +99,14 @@ class Channel(ABC):
     @abstractmethod
     async def send(self, call: Call) -> Outcome:
         """Make the call once. Never raises because of the platform."""
+
+    async def ask(self, question: Question) -> Outcome:
+        """What became of a message: accepted (it went out), refused (it did not, and never will), retry (it certainly did
+        not: it may be sent again), waiting (an employee has not confirmed yet), unknown (the platform does not say).
+
+        Only channels with `can_ask` are asked. Never raises because of the platform.
+        """
+        raise NotImplementedError(f"{self.name} cannot be asked")
 
     async def __aenter__(self) -> Self:
         return self

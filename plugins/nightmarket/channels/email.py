@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
 from email.utils import format_datetime
 from types import TracebackType
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import aiosmtplib
 from aiosmtplib import (
@@ -27,7 +27,7 @@ from aiosmtplib import (
 )
 
 from nightmarket import dates
-from nightmarket.channels.base import Call, Channel, Outcome
+from nightmarket.channels.base import Call, Channel, Family, Outcome
 from nightmarket.settings import ConfigError, Credentials
 
 MESSAGES_PER_CONNECTION = 100  # servers close a connection after some; a fresh one costs less than a lost answer
@@ -39,7 +39,7 @@ class Email(Channel):
     """Sends through the connection's server. Port 465 is TLS from the start; elsewhere STARTTLS when it is offered."""
 
     name: ClassVar[str] = "email"
-    family: ClassVar[Literal["wechat", "email"]] = "email"
+    family: ClassVar[Family] = "email"
 
     def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
         super().__init__(credentials, connections=min(connections, MAX_CONNECTIONS), timeout_seconds=timeout_seconds)

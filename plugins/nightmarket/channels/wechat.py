@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import aiohttp
 import orjson
 
 from nightmarket import dates
-from nightmarket.channels.base import Answer, Channel, Outcome, http_session, post
+from nightmarket.channels.base import Answer, Channel, Family, Outcome, http_session, post
 from nightmarket.settings import Credentials
 
 API = "https://api.weixin.qq.com"  # when the connection names no host
@@ -38,7 +38,7 @@ PERSON_PAUSE_SECONDS = 6 * 3600.0
 class WeChatChannel(Channel):
     """Base of the channels that call api.weixin.qq.com with an access token."""
 
-    family: ClassVar[Literal["wechat", "email"]] = "wechat"
+    family: ClassVar[Family] = "wechat"
 
     def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
         super().__init__(credentials, connections=connections, timeout_seconds=timeout_seconds)

@@ -1,0 +1,2 @@
+-- Coupons of several issuers.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Campaigns with a schedule of their own, paused, extended, asked about again.
+SELECT 1;

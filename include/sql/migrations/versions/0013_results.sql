@@ -1,0 +1,2 @@
+-- What campaigns achieved, kept.
+SELECT 1;

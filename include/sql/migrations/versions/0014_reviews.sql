@@ -1,0 +1,2 @@
+-- Reviews in full: rewards, service cases, surveys, links.
+SELECT 1;
