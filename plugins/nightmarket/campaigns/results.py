@@ -14,7 +14,8 @@ from nightmarket import dates
 from nightmarket.campaigns import coupons
 from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
 from nightmarket.campaigns.config import SendWindow
-from nightmarket.campaigns.experiment import is_ratio_plausible, minimum_detectable_uplift
+from nightmarket.campaigns.experiment import SUSPICIOUS
+from nightmarket.campaigns.forecast import experiment_part
 from nightmarket.campaigns.outbox import REPEATABLE
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
 from nightmarket.channels.registry import CHANNELS
@@ -24,7 +25,6 @@ from nightmarket.settings import ConfigError, get_settings
 from nightmarket.warehouse import Row, connect, connect_vault, run_sql
 
 log = logging.getLogger(__name__)
-BASE_RATE = 0.03  # conversion assumed for the smallest difference a run can show; the truth comes with the results
 
 REASONS: dict[str, tuple[str, str]] = {
     "no_address": ("没有可用的联系方式", "no address on any channel of the campaign"),
@@ -109,14 +109,14 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
                                  f"cost may reach {messages_amount + coupons_amount} yuan, over the budget of {budget_amount}."))  # fmt: skip
     if targeted == 0:
         findings.append(_finding("warn", "没有人会收到消息。", "nobody would get a message."))
-    if run["mode"] != "test" and not is_ratio_plausible(
-        targeted + total(reason="over_size_limit"), holdout, Decimal(campaign["holdout_share"])
-    ):
+    experiment = experiment_part(connection, run, rows)
+    ratio = experiment["sample_ratio_p_value"]
+    if run["mode"] != "test" and ratio is not None and ratio < SUSPICIOUS:
         findings.append(
             _finding(
                 "warn",
-                "对照组比例异常，请检查人群。",
-                "the held-out share is not what chance would give; check the segment.",
+                f"各组人数的比例不像随机分配的结果（p = {ratio:.1e}），请检查人群。",
+                f"the arms are not as large as chance would make them (p = {ratio:.1e}); check the segment.",
             )
         )
     samples = _samples(connection, run, rows, coupon, findings)
@@ -126,7 +126,6 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         for reason, (zh, en) in REASONS.items()
         if total(reason=reason)
     ]
-    detectable = minimum_detectable_uplift(targeted, holdout, BASE_RATE)
     plan = Plan.of(run["as_of"], SendWindow.model_validate(campaign["send_window"]), campaign["expires_after_hours"])
     zone = get_settings().zone
     report: dict[str, Any] = {
@@ -154,7 +153,7 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         },
         "findings": findings,
         "samples": samples,
-        "minimum_detectable_uplift": detectable,
+        "experiment": experiment,
         "planned_at": f"{plan.planned_at.astimezone(zone):%Y-%m-%d %H:%M}",
         "expires_at": f"{plan.expires_at.astimezone(zone):%Y-%m-%d %H:%M}",
         "content_hash": run["content_hash"],
@@ -274,7 +273,6 @@ def _markdown(report: Mapping[str, Any], language: str, mode: str) -> str:
         loader=FileSystemLoader(get_settings().template_dir / "approval"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    detectable = report["minimum_detectable_uplift"]
     quoted = [
         {**sample, "text": "\n".join("> " + line for line in sample["text"].splitlines())}
         for sample in report["samples"]
@@ -285,7 +283,6 @@ def _markdown(report: Mapping[str, Any], language: str, mode: str) -> str:
         holdout=report["sizes"]["holdout"],
         excluded_total=report["sizes"]["excluded"],
         segment=report["sizes"]["segment"],
-        detectable=f"{detectable:.1%}" if detectable else "",
     )
 
 
