@@ -1,5 +1,6 @@
 """Works off the outbox during the day: what the night queued for the morning's send window, what a large campaign left
-over, what a dead worker held. Then it turns what was sent into facts and checks the laws of every open run.
+over, what a dead worker held. It asks the platforms about messages in doubt, goes on over the next channel where no
+receipt came in time, turns what was sent into facts and checks the laws of every open run.
 
 **Who uses it**: nobody looks at it while it is green; messages simply go out when their send window is open.
 
@@ -14,7 +15,13 @@ from airflow.sdk import CronTriggerTimetable, chain, dag
 
 from nightmarket.orchestration.defaults import DEFAULT_ARGS, ZONE
 from nightmarket.orchestration.labels import Domain, Impact, Layer
-from nightmarket.orchestration.sending import deliver, recover, settle_open_runs
+from nightmarket.orchestration.sending import (
+    ask_platforms,
+    deliver,
+    queue_second_messages,
+    recover,
+    settle_open_runs,
+)
 
 EVERY_TEN_MINUTES = "*/10 * * * *"
 
@@ -30,7 +37,7 @@ EVERY_TEN_MINUTES = "*/10 * * * *"
 )
 def deliver_outbox():
     recovered = recover()
-    chain(recovered, deliver(None), settle_open_runs(recovered))
+    chain(recovered, ask_platforms(), queue_second_messages(), deliver(None), settle_open_runs(recovered))
 
 
 deliver_outbox()

@@ -22,7 +22,7 @@ from psycopg.rows import scalar_row
 from nightmarket.settings import ConfigError, get_settings
 from nightmarket.warehouse import Row, copy_bytea, copy_lines, copy_text
 
-KINDS = ("phone", "email", "name", "address", "nick", "portrait")
+KINDS = ("phone", "email", "name", "address", "nick", "portrait", "coupon")  # a coupon code is money: guarded like a person
 MASKED = "masked"  # what a value becomes that the platform has already masked: equal masks are not equal people
 TOKEN_BYTES = 15  # 120 bits, 20 characters of URL-safe base64
 HASH_BYTES = 16
@@ -40,6 +40,8 @@ def normalise(kind: str, value: str) -> str:
         return digits[2:] if digits.startswith("86") and len(digits) == 13 else digits
     if kind == "email":
         return text.lower()
+    if kind == "coupon":  # typed with or without its hyphens, in any case
+        return re.sub(r"[\s-]", "", text).upper()
     return text
 
 
@@ -233,6 +235,11 @@ def open_secrets(connection: psycopg.Connection[Row], tokens: Iterable[str], key
     return {row["token"]: keyring.decrypt(row["token"], row["key_id"], bytes(row["ciphertext"])) for row in rows}
 
 
+def is_token(value: str) -> bool:
+    """Does `value` stand for a clear value in the vault?"""
+    return value.partition(":")[0] in KINDS
+
+
 def mask(kind: str, value: str) -> str:
     """A clear value as it may be shown to a person in a preview: enough to recognise a shape, not a human being."""
     if kind == "email":
@@ -240,6 +247,8 @@ def mask(kind: str, value: str) -> str:
         shown = f"{name[:1]}***@{domain}"
     elif kind == "phone":
         shown = f"{value[:3]}****{value[-2:]}" if len(value) > 6 else "****"
+    elif kind == "coupon":
+        shown = f"****{value[-4:]}" if len(value) > 8 else "****"
     else:
         shown = value[:1] + "*" * max(len(value) - 1, 1) if value else ""
     return shown if shown != value else "*" * len(value)  # who is called 王* would be shown whole

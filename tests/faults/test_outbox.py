@@ -9,7 +9,7 @@ from campaign_world import AS_OF, start_run, states
 from nightmarket import dates
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, build_run, record_decision
-from nightmarket.campaigns.config import Channel, Frequency, load_channels
+from nightmarket.campaigns.config import Channel, load_channels
 from nightmarket.campaigns.delivery import deliver
 from nightmarket.campaigns.results import LawBroken, check_laws, dry_run_report, export_exposures
 from nightmarket.channels.base import Outcome
@@ -27,7 +27,10 @@ def reasons(stage: Any, run_id: str) -> dict[str, str]:
 
 def lane(run_id: str, worker: str, name: str = "wechat_service") -> outbox.Lane:
     channel: Channel = load_channels().channels[name]
-    return outbox.Lane(run_id, name, channel, Frequency(messages=2, days=7), worker, timedelta(seconds=120))
+    with connect() as connection:
+        run = connection.execute("SELECT * FROM push.campaign_runs WHERE run_id = %s", (run_id,)).fetchone()
+    assert run is not None
+    return outbox.Lane(run, name, channel, worker, timedelta(seconds=120))
 
 
 def test_only_an_approved_run_is_enqueued(stage: Any) -> None:
@@ -328,8 +331,8 @@ BREAKS = {
     "nothing late": "UPDATE push.messages SET accepted_at = expires_at + INTERVAL '1 hour'",
     "nothing unapproved": "UPDATE push.campaign_runs SET approved_hash = 'other' WHERE mode = 'live'",
     "preview is reality": "UPDATE push.campaign_runs SET report = jsonb_set(report, '{sizes,targeted}', '99') WHERE mode = 'live'",
-    "never twice": "INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, outcome)"
-    " SELECT message_id, 2, 'w', started_at, 'unknown' FROM push.attempts",
+    "never twice": "INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, outcome, channel)"
+    " SELECT message_id, 2, 'w', started_at, 'unknown', channel FROM push.attempts",
 }
 
 

@@ -4,8 +4,8 @@
 -- A member merged into another one is looked up under both ids. Addresses are not shown, only whether there is one.
 SELECT
     a.member_id, a.state, a.reason, a.arm, a.variant, a.channel, a.language,
-    (a.facts - ARRAY['openid', 'email', 'address', 'addresses']) || jsonb_build_object(
-        'has_openid', a.facts ->> 'openid' IS NOT NULL, 'has_email', a.facts ->> 'email' IS NOT NULL
+    (a.facts - ARRAY['openid', 'email', 'address', 'addresses', 'routes']) || jsonb_build_object(
+        'has_openid', a.facts ->> 'openid' IS NOT NULL, 'has_email', a.facts -> 'addresses' ->> 'email' IS NOT NULL
     ) AS facts,
     m.message_key, m.step, m.state AS message_state, m.last_error, m.queued_at, m.accepted_at, m.delivered_at,
     m.attempt_count, c.state AS coupon_state

@@ -1,4 +1,5 @@
 -- push.attempts and push.messages: what came of calls. A message that another worker has taken over is left alone.
+-- A message that its channel refused goes on over the next channel of its routes: it certainly was not sent.
 -- Params: worker, now_at, message_ids, attempt_numbers, outcomes, http_statuses, codes, texts, platform_ids, states, not_befores
 --   (arrays of equal length).   Rerun: safe; the same answers give the same rows.
 UPDATE push.attempts AS a
@@ -9,14 +10,27 @@ FROM unnest(%(message_ids)s::bigint[], %(attempt_numbers)s::integer[], %(outcome
 WHERE a.message_id = u.message_id AND a.attempt_number = u.attempt_number AND a.worker = %(worker)s::text;
 
 UPDATE push.messages AS m
-SET state = u.state,
+SET state = CASE WHEN u.goes_on THEN 'queued' ELSE u.state END,
+    channel = CASE WHEN u.goes_on THEN m.routes -> 0 ->> 'channel' ELSE m.channel END,
+    account = CASE WHEN u.goes_on THEN m.routes -> 0 ->> 'account' ELSE m.account END,
+    address = CASE WHEN u.goes_on THEN m.routes -> 0 ->> 'address' ELSE m.address END,
+    routes = CASE WHEN u.goes_on THEN m.routes - 0 ELSE m.routes END,
+    group_key = CASE WHEN u.goes_on THEN NULL ELSE m.group_key END,
     platform_message_id = coalesce(nullif(u.platform_id, ''), m.platform_message_id),
-    last_error = CASE WHEN u.state = 'accepted' THEN NULL ELSE nullif(concat_ws(': ', nullif(u.code, ''), nullif(u.text, '')), '') END,
+    last_error = CASE WHEN u.state IN ('accepted', 'waiting_staff') THEN NULL ELSE nullif(concat_ws(': ', nullif(u.code, ''), nullif(u.text, '')), '') END,
     not_before = CASE WHEN u.state = 'queued' THEN u.not_before ELSE m.not_before END,
     accepted_at = CASE WHEN u.state = 'accepted' THEN %(now_at)s::timestamptz END,
     lease_owner = CASE WHEN u.state = 'unknown' THEN m.lease_owner END,
     lease_until = NULL,
     updated_at = %(now_at)s::timestamptz
-FROM unnest(%(message_ids)s::bigint[], %(codes)s::text[], %(texts)s::text[], %(platform_ids)s::text[], %(states)s::text[],
-            %(not_befores)s::timestamptz[]) AS u (message_id, code, text, platform_id, state, not_before)
+FROM (
+    SELECT
+        n.*,
+        n.state = 'failed' AND jsonb_array_length(c.routes) > 0 AND NOT EXISTS (   -- unless an earlier call may have gone out
+            SELECT 1 FROM push.attempts AS a WHERE a.message_id = n.message_id AND a.outcome IN ('accepted', 'unknown')
+        ) AS goes_on
+    FROM unnest(%(message_ids)s::bigint[], %(codes)s::text[], %(texts)s::text[], %(platform_ids)s::text[], %(states)s::text[],
+                %(not_befores)s::timestamptz[]) AS n (message_id, code, text, platform_id, state, not_before)
+    JOIN push.messages AS c ON c.message_id = n.message_id
+) AS u
 WHERE m.message_id = u.message_id AND m.lease_owner = %(worker)s::text AND m.state IN ('sending', 'unknown');

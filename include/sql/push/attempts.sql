@@ -1,12 +1,17 @@
 -- push.attempts: write down that these calls are about to be made, for the messages this worker still holds.
 -- Grain: one row per message and attempt; returns the messages that may be called now. The lease starts anew.
--- Params: message_ids, worker, now_at, lease_until.   Rerun: no; a repeated call would be a second attempt.
+-- Params: message_ids, worker, now_at, lease_until, opens, closes (the send window), house_zone.   Rerun: no; a repeated call would be a second attempt.
 WITH
 held AS (
     UPDATE push.messages AS m
     SET attempt_count = m.attempt_count + 1, lease_until = %(lease_until)s::timestamptz, updated_at = %(now_at)s::timestamptz
     WHERE m.message_id = any(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
       AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
+      AND EXISTS (   -- nobody has paused or cancelled the run since
+          SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL
+      )
+      AND push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text))
+          <= %(now_at)s::timestamptz
     RETURNING m.message_id, m.attempt_count, m.channel
 )
 INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, channel)

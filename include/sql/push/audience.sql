@@ -4,9 +4,10 @@
 --   planned_until (end of that day's send window), month_start, account (the WeChat account), channels, families,
 --   consent_kinds, month_limits, window_hours, window_limits (arrays in channel order; NULL = no such rule),
 --   cap_messages, cap_since, campaign, as_of, stock_id, coupon_limit (NULL = no coupon), global_salt, global_share,
---   salt, holdout_share, variants, bounds, max_messages, default_language, group_channel.
--- Reads: audience_segment (temporary: member_id, facts), core.member_identities, core.identities, core.followers,
---   core.follow_events, core.consents, core.interactions, core.profiles, push.messages, push.coupons, push.suppressions
+--   salt, holdout_share, variants, bounds, max_messages, default_language, group_channel, can_fall_back (boolean).
+-- Reads: audience_segment (temporary: member_id, facts), audience_rules (temporary: member_id, rule), core.member_identities,
+--   core.identities, core.followers, core.follow_events, core.consents, core.interactions, core.profiles, push.messages, push.coupons,
+--   push.suppressions
 -- Rerun: not on top of itself; build_run calls it once per run in the transaction that creates the run.
 INSERT INTO push.audiences (run_id, member_id, state, reason, arm, variant, channel, language, address, facts)
 WITH
@@ -60,13 +61,18 @@ forbidden AS (   -- at the as-of instant; once for all, because a segment may be
     FROM push.suppressions AS x
     WHERE x.since < %(as_of_at)s::timestamptz AND (x.until IS NULL OR x.until >= %(as_of_at)s::timestamptz)
 ),
-mailable AS (   -- the e-mail address that was given most recently
-    SELECT DISTINCT ON (k.member_id) k.member_id, k.value AS email
-    FROM known AS k
+given AS (   -- elsewhere: the address of each family that was given most recently
+    SELECT DISTINCT ON (k.member_id, o.family) k.member_id, o.family, k.value AS address
+    FROM (SELECT DISTINCT c.family, core.address_kind(c.family) AS kind FROM channel_order AS c WHERE c.family <> 'wechat') AS o
+    JOIN known AS k ON k.kind = o.kind
     LEFT JOIN core.consents AS c
-        ON c.identity_id = k.identity_id AND c.channel = 'email' AND c.occurred_at < %(as_of_at)s::timestamptz
-    WHERE k.kind = 'email'
-    ORDER BY k.member_id ASC, c.occurred_at DESC NULLS LAST, k.identity_id ASC
+        ON c.identity_id = k.identity_id AND c.channel = o.family AND c.occurred_at < %(as_of_at)s::timestamptz
+    ORDER BY k.member_id ASC, o.family ASC, c.occurred_at DESC NULLS LAST, k.identity_id ASC
+),
+addresses AS (
+    SELECT f.member_id, 'wechat' AS family, f.openid AS address FROM followed AS f
+    UNION ALL
+    SELECT g.member_id, g.family, g.address FROM given AS g
 ),
 wrote AS (   -- when the member last wrote to us
     SELECT k.member_id, max(i.occurred_at) AS wrote_at
@@ -75,25 +81,34 @@ wrote AS (   -- when the member last wrote to us
     WHERE i.occurred_at < %(as_of_at)s::timestamptz
     GROUP BY k.member_id
 ),
-spoken AS (   -- who chose which language on a form
-    SELECT DISTINCT ON (k.member_id) k.member_id, p.language
+spoken AS (   -- who chose which language on a form, and whose clock is not ours
+    SELECT
+        k.member_id,
+        (array_agg(p.language ORDER BY p.observed_at DESC, p.identity_id ASC) FILTER (WHERE p.language IS NOT NULL))[1] AS language,
+        (array_agg(p.time_zone ORDER BY p.observed_at DESC, p.identity_id ASC) FILTER (WHERE p.time_zone IS NOT NULL))[1] AS time_zone
     FROM known AS k
     JOIN core.profiles AS p ON p.identity_id = k.identity_id
-    WHERE p.language IS NOT NULL
-    ORDER BY k.member_id ASC, p.observed_at DESC, p.identity_id ASC
+    WHERE p.language IS NOT NULL OR p.time_zone IS NOT NULL
+    GROUP BY k.member_id
 ),
 received AS (   -- what went out to the member before the as-of instant; counted by acceptance, whatever came of it later
     SELECT
-        s.member_id,
+        s.member_id, m.channel,
         count(*) FILTER (WHERE m.purpose = 'marketing' AND m.accepted_at >= %(cap_since)s::timestamptz) AS recent_count,
-        count(*) FILTER (WHERE m.channel = %(group_channel)s::text AND m.accepted_at >= %(month_start)s::timestamptz) AS month_count,
-        count(*) FILTER (WHERE m.channel = 'wechat_service' AND m.accepted_at >= w.wrote_at) AS window_count
+        count(*) FILTER (WHERE m.accepted_at >= %(month_start)s::timestamptz) AS month_count,
+        count(*) FILTER (WHERE m.accepted_at >= w.wrote_at) AS window_count
     FROM selves AS s
     JOIN push.messages AS m ON m.member_id = s.former_id
     LEFT JOIN wrote AS w ON w.member_id = s.member_id
     WHERE m.accepted_at < %(as_of_at)s::timestamptz
       AND m.accepted_at >= least(%(cap_since)s::timestamptz, %(month_start)s::timestamptz, w.wrote_at)
-    GROUP BY s.member_id
+    GROUP BY s.member_id, m.channel
+),
+received_in_all AS (
+    SELECT r.member_id, sum(r.recent_count) AS recent_count FROM received AS r GROUP BY r.member_id
+),
+ruled_out AS (   -- by a filter or an exclusion of the campaign: the first rule by name
+    SELECT r.member_id, min(r.rule) AS rule FROM audience_rules AS r GROUP BY r.member_id
 ),
 reached AS (   -- another run of this campaign for this day has a message for the member
     SELECT DISTINCT s.member_id
@@ -112,10 +127,8 @@ holding AS (   -- coupons of this stock the member has had
 ),
 facts AS (
     SELECT
-        s.member_id, s.facts AS segment_facts, f.openid, e.email, w.wrote_at,
+        s.member_id, s.facts AS segment_facts, f.openid, w.wrote_at, p.time_zone, x.rule,
         coalesce(r.recent_count, 0) AS recent_count,
-        coalesce(r.month_count, 0) AS month_count,
-        coalesce(r.window_count, 0) AS window_count,
         a.member_id IS NOT NULL AS is_reached,
         coalesce(h.coupon_count, 0) AS coupon_count,
         CASE
@@ -125,31 +138,31 @@ facts AS (
         END AS language
     FROM audience_segment AS s
     LEFT JOIN followed AS f ON f.member_id = s.member_id
-    LEFT JOIN mailable AS e ON e.member_id = s.member_id
     LEFT JOIN wrote AS w ON w.member_id = s.member_id
     LEFT JOIN spoken AS p ON p.member_id = s.member_id
-    LEFT JOIN received AS r ON r.member_id = s.member_id
+    LEFT JOIN received_in_all AS r ON r.member_id = s.member_id
+    LEFT JOIN ruled_out AS x ON x.member_id = s.member_id
     LEFT JOIN reached AS a ON a.member_id = s.member_id
     LEFT JOIN holding AS h ON h.member_id = s.member_id
 ),
 options AS (   -- every channel of the campaign for every member who has an address there
     SELECT
-        f.member_id, o.channel, o.position,
-        CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END AS address,
+        a.member_id, o.channel, o.family, o.position, a.address, r.month_count, r.window_count,
         coalesce(c.is_granted, o.consent_kind = 'following') AS has_consent,
         x.address IS NOT NULL AS is_suppressed,
-        (o.month_limit IS NULL OR f.month_count < o.month_limit)
+        (o.month_limit IS NULL OR coalesce(r.month_count, 0) < o.month_limit)
         AND (
             o.window_hours IS NULL
             -- the window must stay open until the end of the planned day, or the message could fall out of it
-            OR (f.wrote_at > %(planned_until)s::timestamptz - make_interval(hours => o.window_hours)
-                AND f.window_count < o.window_limit)
+            OR (w.wrote_at > %(planned_until)s::timestamptz - make_interval(hours => o.window_hours)
+                AND coalesce(r.window_count, 0) < o.window_limit)
         ) AS is_open
-    FROM facts AS f
-    CROSS JOIN channel_order AS o
-    LEFT JOIN said AS c ON c.member_id = f.member_id AND c.family = o.family
-    LEFT JOIN forbidden AS x ON x.channel = o.family AND x.address = CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END
-    WHERE CASE o.family WHEN 'wechat' THEN f.openid ELSE f.email END IS NOT NULL
+    FROM addresses AS a
+    JOIN channel_order AS o ON o.family = a.family
+    LEFT JOIN wrote AS w ON w.member_id = a.member_id
+    LEFT JOIN received AS r ON r.member_id = a.member_id AND r.channel = o.channel
+    LEFT JOIN said AS c ON c.member_id = a.member_id AND c.family = o.family
+    LEFT JOIN forbidden AS x ON x.channel = o.family AND x.address = a.address
 ),
 routes AS (
     SELECT
@@ -157,14 +170,18 @@ routes AS (
         bool_or(has_consent) AS has_consent,
         bool_or(has_consent AND NOT is_suppressed) AS is_allowed,
         array_agg(channel ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open) AS channels,
-        array_agg(address ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open) AS addresses
+        array_agg(address ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open) AS addresses,
+        jsonb_object_agg(family, address) AS every_address,
+        jsonb_object_agg(channel, month_count) FILTER (WHERE month_count > 0) AS month_counts,
+        max(window_count) AS window_count
     FROM options
     GROUP BY member_id
 ),
 gated AS (   -- the gates, in order; the first that applies is the reason
     SELECT
-        f.*, r.channels, r.addresses,
+        f.*, r.channels, r.addresses, r.every_address, r.month_counts, r.window_count,
         CASE
+            WHEN f.rule IS NOT NULL THEN 'filtered'
             WHEN r.member_id IS NULL THEN 'no_address'
             WHEN NOT r.has_consent THEN 'no_consent'
             WHEN NOT r.is_allowed THEN 'suppressed'
@@ -235,8 +252,13 @@ SELECT
     f.language,
     CASE WHEN f.final_reason IS NULL AND NOT f.is_holdout THEN f.addresses[f.choice] END,
     f.segment_facts || jsonb_build_object(
-        'openid', f.openid, 'email', f.email, 'wrote_at', f.wrote_at, 'channels', f.channels,
-        'marketing_recent', f.recent_count, 'mass_this_month', f.month_count, 'service_in_window', f.window_count,
-        'coupons_of_stock', f.coupon_count
+        'openid', f.openid, 'addresses', f.every_address, 'wrote_at', f.wrote_at, 'channels', f.channels, 'rule', f.rule,
+        'marketing_recent', f.recent_count, 'this_month', f.month_counts, 'service_in_window', f.window_count,
+        'coupons_of_stock', f.coupon_count, 'time_zone', f.time_zone,
+        'routes', CASE WHEN %(can_fall_back)s::boolean AND f.final_reason IS NULL AND NOT f.is_holdout THEN (   -- where it may go next
+            SELECT jsonb_agg(jsonb_build_object('channel', n.channel, 'address', n.address) ORDER BY n.position)
+            FROM unnest(f.channels, f.addresses) WITH ORDINALITY AS n (channel, address, position)
+            WHERE n.position > f.choice AND n.channel <> %(group_channel)s::text
+        ) END
     )
 FROM final AS f;

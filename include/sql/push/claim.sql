@@ -2,16 +2,28 @@
 -- Grain: one returned row per message that was looked at; only those with state 'sending' are to be sent.
 -- Params: run_id, channel, account, family, identity_kind, worker, now_at, lease_until, claim_size, group_key (NULL = single
 --   messages), is_repeat (an earlier identical call may have gone out: nothing is asked again, or the receivers would differ),
---   implied_consent, cap_messages, cap_since, month_limit, month_start, window_hours, window_limit (NULL = no such rule).
--- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages
+--   implied_consent, cap_messages, cap_since, campaign, campaign_cap, campaign_since, month_limit, month_start, window_hours,
+--   window_limit (NULL = no such rule), opens, closes (the send window), house_zone.
+-- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages,
+--   push.attempts, push.campaign_runs
+-- Outside the send window on the receiver's clock a message goes back to wait for it. What its channel may not send any more goes on
+-- over the next channel of its routes; what nobody may send ends here.
 -- Rerun: safe; rows locked by another worker are skipped.
 WITH
 picked AS (
-    SELECT m.message_id, m.member_id, m.purpose, m.address, m.expires_at, m.run_id
+    SELECT
+        m.message_id, m.member_id, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
+        EXISTS (  -- an earlier call of this message may have gone out
+            SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
+        ) AS is_doubted,
+        push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text)) AS opens_at
     FROM push.messages AS m
     WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
       AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text
       AND m.group_key IS NOT DISTINCT FROM %(group_key)s::text
+      AND EXISTS (   -- neither paused nor cancelled
+          SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text AND r.state = 'sending' AND r.paused_at IS NULL
+      )
     ORDER BY m.not_before ASC, m.message_id ASC
     LIMIT %(claim_size)s::integer
     FOR UPDATE SKIP LOCKED
@@ -24,9 +36,10 @@ person AS (   -- who the address belongs to today: members may have been merged 
 ),
 judged AS (
     SELECT
-        p.message_id,
+        p.message_id, p.opens_at,
         CASE
             WHEN p.expires_at <= %(now_at)s::timestamptz THEN 'expired'
+            WHEN p.opens_at > %(now_at)s::timestamptz THEN 'outside the send window'
             WHEN %(is_repeat)s::boolean THEN NULL
             WHEN %(family)s::text = 'wechat' AND NOT coalesce(
                 (SELECT f.is_following FROM core.followers AS f WHERE f.source_id = %(account)s::text AND f.openid = p.address),
@@ -41,6 +54,7 @@ judged AS (
                   AND (x.until IS NULL OR x.until > %(now_at)s::timestamptz)
             ) THEN 'suppressed'
             WHEN p.purpose = 'marketing' AND sent.marketing_count >= %(cap_messages)s::integer THEN 'capped'
+            WHEN p.purpose = 'marketing' AND own.campaign_count >= %(campaign_cap)s::integer THEN 'campaign_capped'
             WHEN sent.month_count >= %(month_limit)s::integer THEN 'channel_limit'
             WHEN %(window_hours)s::integer IS NOT NULL
                 AND NOT coalesce(wrote.wrote_at > %(now_at)s::timestamptz - make_interval(hours => %(window_hours)s::integer), FALSE)
@@ -76,27 +90,48 @@ judged AS (
     LEFT JOIN LATERAL (   -- what is on its way or in doubt counts too
         SELECT
             count(*) FILTER (WHERE o.purpose = 'marketing'
-                AND (o.accepted_at >= %(cap_since)s::timestamptz OR o.state IN ('sending', 'unknown'))) AS marketing_count,
+                AND (o.accepted_at >= %(cap_since)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS marketing_count,
             count(*) FILTER (WHERE o.channel = %(channel)s::text
-                AND (o.accepted_at >= %(month_start)s::timestamptz OR o.state IN ('sending', 'unknown'))) AS month_count,
+                AND (o.accepted_at >= %(month_start)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS month_count,
             count(*) FILTER (WHERE o.channel = %(channel)s::text
-                AND (o.accepted_at >= wrote.wrote_at OR o.state IN ('sending', 'unknown'))) AS window_count
+                AND (o.accepted_at >= wrote.wrote_at OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS window_count
         FROM push.messages AS o
         WHERE o.member_id IN (p.member_id, p.person_id) AND o.run_id <> p.run_id
     ) AS sent ON TRUE
+    LEFT JOIN LATERAL (   -- of this campaign's other runs
+        SELECT count(*) AS campaign_count
+        FROM push.messages AS o
+        JOIN push.campaign_runs AS r ON r.run_id = o.run_id AND r.campaign = %(campaign)s::text AND r.mode = 'live'
+        WHERE %(campaign_cap)s::integer IS NOT NULL AND o.member_id IN (p.member_id, p.person_id) AND o.run_id <> p.run_id
+          AND (o.accepted_at >= %(campaign_since)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))
+    ) AS own ON TRUE
 )
 UPDATE push.messages AS m
 SET state = CASE
         WHEN j.verdict IS NULL THEN 'sending'
-        WHEN j.verdict = 'expired' AND %(is_repeat)s::boolean THEN 'unknown'   -- an earlier call may have gone out
+        WHEN j.verdict = 'outside the send window' OR j.goes_on THEN 'queued'
+        WHEN j.is_doubted THEN 'unknown'   -- it may not be repeated, and nobody knows about the first time
         WHEN j.verdict = 'expired' THEN 'expired'
         ELSE 'suppressed'
     END,
+    channel = CASE WHEN j.goes_on THEN m.routes -> 0 ->> 'channel' ELSE m.channel END,
+    account = CASE WHEN j.goes_on THEN m.routes -> 0 ->> 'account' ELSE m.account END,
+    address = CASE WHEN j.goes_on THEN m.routes -> 0 ->> 'address' ELSE m.address END,
+    routes = CASE WHEN j.goes_on THEN m.routes - 0 ELSE m.routes END,
+    group_key = CASE WHEN j.goes_on THEN NULL ELSE m.group_key END,
+    not_before = CASE WHEN j.verdict = 'outside the send window' THEN j.opens_at ELSE m.not_before END,
     lease_owner = CASE WHEN j.verdict IS NULL THEN %(worker)s::text END,
     lease_until = CASE WHEN j.verdict IS NULL THEN %(lease_until)s::timestamptz END,
     last_error = coalesce(j.verdict, m.last_error),
     updated_at = %(now_at)s::timestamptz
-FROM judged AS j
+FROM (
+    SELECT
+        v.*, p.is_doubted,
+        v.verdict IN ('unfollowed', 'no_consent', 'suppressed', 'channel_limit', 'window_closed')
+            AND NOT p.is_doubted AND jsonb_array_length(p.routes) > 0 AS goes_on
+    FROM judged AS v
+    JOIN picked AS p ON p.message_id = v.message_id
+) AS j
 WHERE m.message_id = j.message_id
 RETURNING m.message_id, m.message_key, m.group_key, m.state, m.address, m.template, m.language, m.variables, m.attempt_count,
     m.last_error;

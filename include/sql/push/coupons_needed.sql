@@ -1,6 +1,8 @@
--- How many coupons a run still has to reserve: targeted members with an openid who have none from it yet.
--- Grain: one row.   Params: run_id.   Reads: push.audiences, push.coupons
+-- How many coupons a run still has to reserve: targeted members who can have one and have none from it yet.
+-- Grain: one row.   Params: run_id, stock_id, receiver_kind, points_price, member_limit.
+-- Reads: push.coupon_receivers (push.audiences, push.coupons), push.coupons
 SELECT count(*) AS needed_count
-FROM push.audiences AS a
-WHERE a.run_id = %(run_id)s::text AND a.state = 'targeted' AND a.facts ->> 'openid' IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM push.coupons AS c WHERE c.run_id = a.run_id AND c.member_id = a.member_id);
+FROM push.coupon_receivers(
+    %(run_id)s::text, %(stock_id)s::text, %(receiver_kind)s::text, %(points_price)s::integer, %(member_limit)s::integer
+) AS r
+WHERE NOT EXISTS (SELECT 1 FROM push.coupons AS c WHERE c.run_id = %(run_id)s::text AND c.member_id = r.member_id);

@@ -1,18 +1,18 @@
 -- push.messages: one row for every targeted member of a run.
 -- Grain: one row per (run_id, member_id, step).   Decision: docs/decisions/0032-outbox.md
 -- Params: run_id, key_prefix, step, as_of, purpose, channels, accounts (arrays, same order), variants, templates (arrays),
---   group_channel, group_size, now_at,
---   wants_facts (boolean: the templates say more of a member than name and tier), not_before, expires_at.
+--   group_channel, group_size, now_at, opens, closes (the send window), house_zone, wants_facts (boolean: the templates say more of a
+--   member than name and tier), can_fall_back (boolean: a refused message goes on over the next channel), expires_at.
 -- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_programmes,
 --   mart.tier_rules
 -- Rerun: safe; a message key stands once. A message that was cancelled before any call is taken over by the new run.
 INSERT INTO push.messages AS m (
     message_key, run_id, member_id, step, channel, account, purpose, address, template, language, variant, variables,
-    coupon_request, group_key, state, last_error, not_before, expires_at, queued_at, updated_at
+    coupon_request, group_key, routes, time_zone, state, last_error, not_before, expires_at, queued_at, updated_at
 )
 WITH
 targeted AS (
-    SELECT a.member_id, a.channel, a.variant, a.language, a.address
+    SELECT a.member_id, a.channel, a.variant, a.language, a.address, a.facts -> 'routes' AS routes, a.facts ->> 'time_zone' AS time_zone
     FROM push.audiences AS a
     WHERE a.run_id = %(run_id)s::text AND a.state = 'targeted'
 ),
@@ -58,7 +58,7 @@ numbered AS (   -- receivers of the same text; groups of equal size, so that non
         ceil(count(*) OVER same_text_all::numeric / %(group_size)s::integer)::integer AS group_count
     FROM whole AS w
     WINDOW
-        same_text_all AS (PARTITION BY w.channel, w.variant, w.language, w.coupon, coalesce(w.is_refused, FALSE)),
+        same_text_all AS (PARTITION BY w.channel, w.variant, w.language, w.coupon, w.time_zone, coalesce(w.is_refused, FALSE)),
         same_text AS (same_text_all ORDER BY w.member_id)
 )
 SELECT
@@ -80,11 +80,18 @@ SELECT
     ),
     n.request_key,
     CASE WHEN n.channel = %(group_channel)s::text THEN 'g-' || left(encode(sha256(convert_to(concat_ws(
-        '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, mod(n.position, n.group_count)
+        '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, n.time_zone, mod(n.position, n.group_count)
     ), 'UTF8')), 'hex'), 40) END,
+    CASE WHEN %(can_fall_back)s::boolean THEN coalesce((
+        SELECT jsonb_agg(r.route || jsonb_build_object(
+            'account', (%(accounts)s::text[])[array_position(%(channels)s::text[], r.route ->> 'channel')]
+        ) ORDER BY r.position)
+        FROM jsonb_array_elements(nullif(n.routes, 'null')) WITH ORDINALITY AS r (route, position)
+    ), '[]') ELSE '[]' END,
+    n.time_zone,
     CASE WHEN n.is_refused THEN 'failed' ELSE 'queued' END,
     CASE WHEN n.is_refused THEN 'coupon refused: ' || coalesce(n.last_error, '') END,
-    %(not_before)s::timestamptz,
+    push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(n.time_zone, %(house_zone)s::text)),
     %(expires_at)s::timestamptz,
     %(now_at)s::timestamptz,
     %(now_at)s::timestamptz
@@ -93,6 +100,6 @@ ON CONFLICT (message_key) DO UPDATE
 SET run_id = excluded.run_id, state = excluded.state, channel = excluded.channel, account = excluded.account,
     address = excluded.address, template = excluded.template, language = excluded.language, variant = excluded.variant,
     variables = excluded.variables, coupon_request = excluded.coupon_request, group_key = excluded.group_key,
-    last_error = excluded.last_error, not_before = excluded.not_before, expires_at = excluded.expires_at,
+    routes = excluded.routes, time_zone = excluded.time_zone, last_error = excluded.last_error, not_before = excluded.not_before, expires_at = excluded.expires_at,
     queued_at = excluded.queued_at, updated_at = excluded.updated_at
 WHERE m.state = 'cancelled' AND m.attempt_count = 0;

@@ -1,5 +1,5 @@
 -- The laws of a run, as counts of what breaks them (docs/decisions/0034-laws.md).
--- Grain: one row.   Params: run_id, repeatable (channels).   Reads: push.campaign_runs, push.audiences, push.messages, push.attempts,
+-- Grain: one row.   Params: run_id, repeatable (channels), first_step, second_step (of a campaign).   Reads: push.campaign_runs, push.audiences, push.messages, push.attempts,
 --   push.coupons, push.coupon_stocks
 WITH
 run AS (SELECT r.* FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text),
@@ -7,9 +7,10 @@ audience AS (SELECT a.* FROM push.audiences AS a WHERE a.run_id = %(run_id)s::te
 message AS (SELECT m.* FROM push.messages AS m WHERE m.run_id = %(run_id)s::text),
 coupon AS (SELECT c.* FROM push.coupons AS c WHERE c.run_id = %(run_id)s::text),
 held_address AS (
-    SELECT a.facts ->> 'openid' AS address FROM audience AS a WHERE a.state = 'holdout' AND a.facts ->> 'openid' IS NOT NULL
-    UNION ALL
-    SELECT a.facts ->> 'email' FROM audience AS a WHERE a.state = 'holdout' AND a.facts ->> 'email' IS NOT NULL
+    SELECT h.value AS address
+    FROM audience AS a
+    CROSS JOIN LATERAL jsonb_each_text(a.facts -> 'addresses') AS h
+    WHERE a.state = 'holdout'
 ),
 stock AS (
     SELECT s.stock_id, s.budget_count, count(c.request_key) FILTER (WHERE c.state <> 'released') AS used_count
@@ -40,10 +41,15 @@ SELECT
     (SELECT count(*) FROM (
         SELECT t.message_id
         FROM push.attempts AS t
-        JOIN message AS m ON m.message_id = t.message_id AND m.channel <> all(%(repeatable)s::text[])
-        WHERE t.outcome IN ('accepted', 'unknown')
+        JOIN message AS m ON m.message_id = t.message_id
+        WHERE t.outcome IN ('accepted', 'unknown') AND t.channel <> all(%(repeatable)s::text[])
         GROUP BY t.message_id HAVING count(*) > 1
     ) AS d) AS twice_count,
+    -- a second message although the first one is known to have arrived before it was queued
+    (SELECT count(*) FROM message AS m
+        JOIN message AS f ON f.member_id = m.member_id AND f.step = %(first_step)s::text
+        WHERE m.step = %(second_step)s::text AND (f.delivered_at < m.queued_at OR f.state = 'unknown')) AS needless_count,
+    (SELECT count(*) FROM message AS m WHERE m.step = %(second_step)s::text) AS second_count,
     (SELECT count(*) FROM message AS m JOIN run AS r ON m.accepted_at > r.expires_at + interval '1 minute') AS late_count,
     (
         SELECT count(*) FROM message CROSS JOIN run AS r WHERE r.approved_hash IS NULL OR r.approved_hash <> r.content_hash

@@ -22,6 +22,12 @@ late AS (
     WHERE m.state = 'queued' AND m.expires_at <= %(now_at)s::timestamptz
     FOR UPDATE SKIP LOCKED
 ),
+unconfirmed AS (   -- no employee has let it go; a day more for the platform's own reports
+    SELECT m.message_id
+    FROM push.messages AS m
+    WHERE m.state = 'waiting_staff' AND m.expires_at + interval '1 day' <= %(now_at)s::timestamptz
+    FOR UPDATE SKIP LOCKED
+),
 decided AS (
     SELECT d.message_id,
         CASE
@@ -37,6 +43,8 @@ decided AS (
         CASE WHEN EXISTS (SELECT 1 FROM push.attempts AS a WHERE a.message_id = l.message_id AND a.outcome = 'unknown')
             THEN 'unknown' ELSE 'expired' END
     FROM late AS l
+    UNION ALL
+    SELECT u.message_id, 'expired' FROM unconfirmed AS u
 ),
 changed AS (
     UPDATE push.messages AS m

@@ -1,10 +1,13 @@
--- Who is asked for a review tonight, or reminded: one row per member, the newest order that is due.
--- Grain: one row per member.   Decision: docs/decisions/0035-review-requests.md
+-- Who is asked for a review tonight, reminded, thanked for one, or asked how a service case went: one row per member. Thanks come
+-- first, then the survey after a case, then the newest order that is due.
+-- Grain: one row per member.   Decision: docs/decisions/0035-review-requests.md, docs/decisions/0078-reviews-in-full.md
 -- Params: as_of_at, planned_at, ask_from, ask_until (signed in [from, until)), remind_from, remind_until (asked in
---   [from, until)), gap_since, journey, run_id, account, channels, families, consent_kinds, default_language.
--- Reads: core.orders, core.order_lines, core.reviews, core.refunds, core.member_identities, core.members, core.identities,
---   core.followers, core.consents, core.profiles, push.messages, push.campaign_runs, push.suppressions
--- Ratings are not read: nobody is chosen by what they may think (docs/decisions/0035-review-requests.md).
+--   [from, until)), written_from (reviewed, or the case settled, in [from, as_of_at)), gap_since, journey, run_id, account, channels,
+--   families, consent_kinds, default_language.
+-- Reads: core.orders, core.order_lines, core.written_reviews, core.refunds, core.member_identities, core.members, core.identities,
+--   core.followers, core.consents, core.profiles, core.point_uses, push.messages, push.campaign_runs, push.suppressions,
+--   push.service_cases
+-- Ratings are not read: nobody is asked or thanked by what they think (docs/decisions/0035-review-requests.md).
 WITH
 channel_order AS (
     SELECT o.channel, o.family, o.consent_kind, o.position
@@ -24,7 +27,7 @@ open_orders AS (   -- signed, not sent back, and nobody has written about any of
       AND o.signed_at < %(ask_until)s::timestamptz
       AND o.status IN ('signed', 'finished')
       AND NOT EXISTS (
-          SELECT 1 FROM core.reviews AS v
+          SELECT 1 FROM core.written_reviews AS v
           WHERE v.source_id = o.source_id AND v.order_id = o.order_id AND v.created_at < %(as_of_at)s::timestamptz
       )
       AND NOT EXISTS (
@@ -45,18 +48,39 @@ due AS (
       AND a.accepted_at >= %(remind_from)s::timestamptz AND a.accepted_at < %(remind_until)s::timestamptz
       AND NOT EXISTS (SELECT 1 FROM asked AS b WHERE b.message_key = o.key_prefix || '/remind')
 ),
-chosen AS (   -- one request per person and night: the newest order
+settled AS (   -- any review at all is thanked for; a case that was answered or closed is asked about
+    SELECT v.source_id, v.order_id, 'thanks' AS step, min(v.created_at) AS at_instant
+    FROM core.written_reviews AS v
+    WHERE v.created_at >= %(written_from)s::timestamptz AND v.created_at < %(as_of_at)s::timestamptz
+    GROUP BY v.source_id, v.order_id
+    UNION ALL
+    SELECT c.source_id, c.order_id, 'survey' AS step, max(coalesce(c.answered_at, c.closed_at)) AS at_instant
+    FROM push.service_cases AS c
+    WHERE c.state IN ('answered', 'closed') AND coalesce(c.answered_at, c.closed_at) >= %(written_from)s::timestamptz
+      AND coalesce(c.answered_at, c.closed_at) < %(as_of_at)s::timestamptz
+    GROUP BY c.source_id, c.order_id
+),
+steps AS (
+    SELECT d.source_id, d.order_id, d.identity_id, d.signed_at, d.key_prefix, d.step, 3 AS rank FROM due AS d
+    UNION ALL
+    SELECT o.source_id, o.order_id, o.identity_id, coalesce(o.signed_at, s.at_instant) AS signed_at,
+           'review/' || o.source_id || '/' || o.order_id AS key_prefix, s.step, CASE s.step WHEN 'thanks' THEN 1 ELSE 2 END AS rank
+    FROM settled AS s
+    JOIN core.orders AS o ON o.source_id = s.source_id AND o.order_id = s.order_id
+    WHERE NOT EXISTS (SELECT 1 FROM asked AS a WHERE a.message_key = 'review/' || o.source_id || '/' || o.order_id || '/' || s.step)
+),
+chosen AS (   -- one message per person and night; of requests the newest order
     SELECT DISTINCT ON (mi.member_id) mi.member_id, d.source_id, d.order_id, d.signed_at, d.key_prefix, d.step
-    FROM due AS d
+    FROM steps AS d
     JOIN core.member_identities AS mi ON mi.identity_id = d.identity_id
-    WHERE NOT EXISTS (   -- and some days between two requests
+    WHERE d.rank < 3 OR NOT EXISTS (   -- and some days between two requests
         SELECT 1
         FROM asked AS a
         LEFT JOIN core.members AS former ON former.member_id = a.member_id
         WHERE coalesce(former.absorbed_by, a.member_id) = mi.member_id AND a.run_id <> %(run_id)s::text
           AND a.asked_at >= %(gap_since)s::timestamptz AND a.state NOT IN ('failed', 'expired', 'suppressed', 'cancelled')
     )
-    ORDER BY mi.member_id ASC, d.signed_at DESC, d.source_id ASC, d.order_id ASC, d.step ASC
+    ORDER BY mi.member_id ASC, d.rank ASC, d.signed_at DESC, d.source_id ASC, d.order_id ASC, d.step ASC
 ),
 known AS (
     SELECT c.member_id, i.identity_id, i.kind, i.value
@@ -144,8 +168,9 @@ SELECT
         ELSE 'en'
     END AS language,
     jsonb_build_object('title', line.title, 'date', to_char(c.signed_at, 'YYYY-MM-DD')) AS order_facts,
-    f.openid, e.email
+    reward.points AS reward_points, f.openid, e.email
 FROM chosen AS c
+LEFT JOIN core.point_uses AS reward ON c.step = 'thanks' AND reward.use_id = c.key_prefix || '/reward'
 LEFT JOIN routes AS r ON r.member_id = c.member_id
 LEFT JOIN followed AS f ON f.member_id = c.member_id
 LEFT JOIN mailable AS e ON e.member_id = c.member_id

@@ -2,7 +2,7 @@
 -- Grain: one row per run.   Params: since (timestamptz).   Reads: push.campaign_runs, push.messages, core.exposures
 SELECT r.run_id
 FROM push.campaign_runs AS r
-WHERE r.mode IN ('live', 'test') AND r.state IN ('sending', 'sent')
+WHERE r.mode IN ('live', 'test') AND r.state IN ('sending', 'sent', 'cancelled')
   AND EXISTS (
       SELECT FROM push.messages AS m
       WHERE m.run_id = r.run_id

@@ -15,6 +15,7 @@ from nightmarket import dates
 from nightmarket.campaigns.config import Campaign, ChannelsFile, SendWindow, load_campaign, load_channels
 from nightmarket.campaigns.experiment import thresholds
 from nightmarket.campaigns.rendering import TemplateSource, load_template
+from nightmarket.campaigns.rules import fill_rules, rules_hash
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import Row, advisory_lock, connect, read_sql, run_sql, split_statements
@@ -22,6 +23,7 @@ from nightmarket.warehouse import Row, advisory_lock, connect, read_sql, run_sql
 log = logging.getLogger(__name__)
 Mode = Literal["dry_run", "test", "live"]
 NO_CAP = 1_000_000_000
+AUDIENCES = "push.audiences"
 
 
 class RunRefused(ValueError):
@@ -91,8 +93,7 @@ def build_run(
             (run_id, campaign, mode, as_of, plan.as_of_at, Jsonb(frozen), config_hash(frozen), size_limit, mode == "live",
              created_by, request_id, dates.now(), plan.expires_at),
         )  # fmt: skip
-        _fill_segment(connection, settings, as_of, plan, test_members if mode == "test" else None)
-        run_sql(connection, "push/audience.sql", _parameters(run_id, settings, channels, as_of, plan, mode, size_limit))
+        fill_audience(connection, run_id, settings, channels, as_of, mode, size_limit, test_members)
         checksum = audience_checksum(connection, run_id)
         connection.execute(
             "UPDATE push.campaign_runs SET audience_checksum = %s, content_hash = %s WHERE run_id = %s",
@@ -106,15 +107,16 @@ def build_run(
 def record_decision(run_id: str, approved: bool, by: str, reason: str, content_hash: str) -> None:
     """Write down a person's (or, below the approval limit, the policy's) yes or no to exactly `content_hash`.
 
-    A refusal ends the run; its coupons and messages never come to be. Repeating the same decision changes nothing.
+    A refusal ends the run: what is not sent yet never is. When the question was about a change of a run that has begun
+    to send (operate.extend), a yes lets it go on. Repeating the same decision changes nothing.
     Raises ApprovalVoid when the run's audience, templates or configuration are not what that hash stands for, and
-    RunRefused when the run is not waiting for a decision.
+    RunRefused when the run is not waiting for a decision, or when the campaign names who may say yes and `by` is not among them.
     """
     with connect(application_name="nightmarket-approval") as connection:
         run = lock_run(connection, run_id)
-        if run["state"] == "approved" and approved and run["approved_hash"] == content_hash:
+        if run["state"] in ("approved", "sending") and approved and run["approved_hash"] == content_hash:
             return
-        if run["state"] == "rejected" and not approved:
+        if run["state"] in ("rejected", "cancelled") and not approved:
             return
         if run["state"] != "awaiting_approval":
             raise RunRefused(f"run {run_id} is {run['state']}; it does not wait for a decision.")
@@ -124,14 +126,22 @@ def record_decision(run_id: str, approved: bool, by: str, reason: str, content_h
                 raise ApprovalVoid(
                     f"run {run_id}: the approval is for content {content_hash[:12]}, the run holds {current[:12]}; make a new dry run."
                 )
+            allowed = run["config"]["campaign"]["approval"].get("by")
+            if run["needs_approval"] and allowed and by not in allowed:
+                raise RunRefused(
+                    f"run {run_id}: only {', '.join(allowed)} may approve it (approval.by), not {by}; clear the approval to ask again."
+                )
+        elif run["previous_config"]:
+            _take_back(connection, run, by, reason)
+            return
         connection.execute(
             """
             UPDATE push.campaign_runs
-            SET state = %s, approved_hash = %s, approved_by = %s, approved_at = %s, decision_reason = %s
+            SET state = %s, approved_hash = %s, approved_by = %s, approved_at = %s, decision_reason = %s, previous_config = NULL
             WHERE run_id = %s
             """,
             (
-                "approved" if approved else "rejected",
+                ("sending" if run["previous_config"] else "approved") if approved else "rejected",
                 content_hash if approved else None,
                 by,
                 dates.now(),
@@ -148,6 +158,21 @@ def record_decision(run_id: str, approved: bool, by: str, reason: str, content_h
         )
 
 
+def _take_back(connection: psycopg.Connection[Row], run: Row, by: str, reason: str) -> None:
+    """A change of a run that sends was refused: it holds again what was approved, and nothing more of it goes out."""
+    from nightmarket.campaigns.outbox import cancel_on
+
+    connection.execute(
+        """
+        UPDATE push.campaign_runs SET config = previous_config, config_hash = %s, content_hash = approved_hash, previous_config = NULL
+        WHERE run_id = %s
+        """,
+        (config_hash(run["previous_config"]), run["run_id"]),
+    )
+    count = cancel_on(connection, run["run_id"])
+    audit(connection, by, "reject", run["run_id"], {"reason": reason, "of": "a change", "messages": count})
+
+
 def freeze(campaign: Campaign, channels: ChannelsFile) -> dict[str, Any]:
     """Everything that decides what is sent to whom, as JSON: what was approved is what gets rendered, whatever files say later."""
     folders = sorted({channels.channels[name].templates for name in campaign.channels})
@@ -155,7 +180,7 @@ def freeze(campaign: Campaign, channels: ChannelsFile) -> dict[str, Any]:
     segment = read_sql(f"segments/{campaign.segment}.sql")
     return {
         "campaign": campaign.model_dump(mode="json"),
-        **freeze_channels(channels, campaign.channels),
+        **freeze_channels(channels, campaign.route(channels)),
         "stocks": {
             name: channels.coupon_stocks[name].model_dump(mode="json")
             for name in ((campaign.coupon.stock, campaign.coupon.test_stock) if campaign.coupon else ())
@@ -165,6 +190,7 @@ def freeze(campaign: Campaign, channels: ChannelsFile) -> dict[str, Any]:
         },
         "segment_sha256": hashlib.sha256(segment.encode()).hexdigest(),
         "audience_sha256": hashlib.sha256(read_sql("push/audience.sql").encode()).hexdigest(),
+        "rules_sha256": rules_hash(campaign),
     }
 
 
@@ -174,6 +200,7 @@ def freeze_channels(channels: ChannelsFile, names: Sequence[str]) -> dict[str, A
         "channels": {name: channels.channels[name].model_dump(mode="json") for name in names},
         "brand": channels.brand.model_dump(mode="json"),
         "link_base_url": channels.link_base_url,
+        "home_url": channels.home_url,
         "frequency": channels.frequency.model_dump(mode="json"),
         "global_holdout": channels.global_holdout.model_dump(mode="json"),
     }
@@ -275,6 +302,33 @@ def _new_run_id(connection: psycopg.Connection[Row], campaign: str, as_of: date,
     return base if mode == "live" and not used["is_taken"] else f"{base}#{used['runs'] + 1}"
 
 
+def fill_audience(
+    connection: psycopg.Connection[Row],
+    run_id: str,
+    campaign: Campaign,
+    channels: ChannelsFile,
+    as_of: date,
+    mode: Mode,
+    size_limit: int | None,
+    test_members: Sequence[int] = (),
+    into: str = AUDIENCES,
+) -> None:
+    """Decide about every member of the segment, as of the date, and write the rows for `run_id` into the table `into`.
+
+    Leaves the temporary tables audience_segment and audience_rules for the rest of the transaction.
+    """
+    plan = Plan.of(as_of, campaign.send_window, campaign.expires_after_hours)
+    _fill_segment(connection, campaign, as_of, plan, test_members if mode == "test" else None)
+    parameters = _parameters(run_id, campaign, channels, as_of, plan, mode, size_limit)
+    connection.execute(
+        "CREATE TEMPORARY TABLE audience_rules (member_id bigint NOT NULL, rule text NOT NULL) ON COMMIT DROP"
+    )
+    if mode != "test":
+        fill_rules(connection, campaign, as_of, parameters)
+    query = read_sql("push/audience.sql").replace(f"INSERT INTO {AUDIENCES} ", f"INSERT INTO {into} ", 1)
+    connection.execute(query, parameters)  # type: ignore[arg-type]
+
+
 def _fill_segment(
     connection: psycopg.Connection[Row], campaign: Campaign, as_of: date, plan: Plan, test_members: Sequence[int] | None
 ) -> None:
@@ -292,7 +346,7 @@ def _fill_segment(
         if missing:
             raise RunRefused(f"test recipient {missing[0]} is not a member (or was merged into another one).")
     else:
-        parameters = {**campaign.parameters, "business_date": as_of, "as_of_at": plan.as_of_at}
+        parameters = {**campaign.segment_parameters, "business_date": as_of, "as_of_at": plan.as_of_at}
         *before, query = split_statements(read_sql(f"segments/{campaign.segment}.sql"))
         for statement in before:
             connection.execute(statement, parameters)  # type: ignore[arg-type]
@@ -314,14 +368,13 @@ def _parameters(
     mode: Mode,
     size_limit: int | None,
 ) -> dict[str, Any]:
-    chosen = [channels.channels[name] for name in campaign.channels]
-    groups = [name for name in campaign.channels if CHANNELS[name].is_group]
+    names = campaign.route(channels)
+    chosen = [channels.channels[name] for name in names]
+    groups = [name for name in names if CHANNELS[name].is_group]
     is_test = mode == "test"
     stock = (campaign.coupon.test_stock if is_test else campaign.coupon.stock) if campaign.coupon else None
     accounts = [
-        channel.account
-        for name, channel in zip(campaign.channels, chosen, strict=True)
-        if CHANNELS[name].family == "wechat"
+        channel.account for name, channel in zip(names, chosen, strict=True) if CHANNELS[name].family == "wechat"
     ]
     return {
         "run_id": run_id,
@@ -335,13 +388,14 @@ def _parameters(
             plan.planned_at.astimezone(get_settings().zone).date().replace(day=1), get_settings().zone
         ),
         "account": accounts[0] if accounts else "",
-        "channels": list(campaign.channels),
-        "families": [CHANNELS[name].family for name in campaign.channels],
+        "channels": list(names),
+        "families": [CHANNELS[name].family for name in names],
         "consent_kinds": [channel.consent for channel in chosen],
         "month_limits": [channel.rule_value("month_messages") for channel in chosen],
         "window_hours": [channel.rule_value("window_hours") for channel in chosen],
         "window_limits": [channel.rule_value("window_messages") or NO_CAP for channel in chosen],
         "group_channel": groups[0] if groups else "",
+        "can_fall_back": campaign.fallback.on_refusal or campaign.fallback.no_receipt_after_minutes is not None,
         "cap_messages": NO_CAP if is_test else channels.frequency.messages,
         "cap_since": plan.as_of_at - timedelta(days=channels.frequency.days),
         "stock_id": stock,

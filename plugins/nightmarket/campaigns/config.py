@@ -6,15 +6,18 @@ campaign that breaks a platform's rule is refused here and not while it is being
 
 import re
 from collections.abc import Iterator
-from datetime import time
+from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from croniter import croniter
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, where
+from nightmarket.tiers import load_tiers
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")]
 Purpose = Literal["marketing", "service"]
@@ -23,6 +26,11 @@ LANGUAGES: tuple[Language, ...] = ("zh", "en")
 Share = Annotated[Decimal, Field(ge=0, le=1)]
 Money = Annotated[Decimal, Field(ge=0)]
 Parameter = bool | int | Decimal | str
+HttpsAddress = Annotated[str, Field(pattern=r"^https://[^\s\\\"'<>]+$")]
+Stage = Literal[
+    "none", "discovered", "aware", "considering", "choosing", "purchased", "satisfied", "loyal", "advocate"
+]  # mart.member_stages
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 def _clock(value: Any) -> Any:
@@ -47,20 +55,46 @@ class SendWindow(StrictModel):
     closes: Clock
 
 
+class Promotion(StrictModel):
+    """A big promotion with a name and its days, both included: prices may go below the floor then."""
+
+    name: Name
+    first: date
+    last: date
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Promotion":
+        if self.last < self.first:
+            raise ValueError(f"{self.name}: last is {self.last}, before first, {self.first}")
+        return self
+
+
+class ContentMix(StrictModel):
+    """Of all campaigns, at most this share may be offers; asked from so many campaigns on."""
+
+    offers_at_most: Share
+    from_campaigns: Annotated[int, Field(ge=1)]
+
+
 class Rule(StrictModel):
-    """One rule of a platform or a law, as data. `rule` is the name a refusal shows, `says` is what it demands."""
+    """One rule of a platform, a law or the house, as data. `rule` is the name a refusal shows, `says` is what it demands."""
 
     rule: str
     says: str
     purposes: tuple[Purpose, ...] | None = None  # only messages of these purposes
     forbids_coupon: bool = False
     forbidden_words: tuple[str, ...] = ()
+    required_words: Texts | None = None  # the text must say it, in its language
     needs_unsubscribe_link: bool = False  # marketing messages must carry {{ unsubscribe_link }}
     needs_sender: bool = False  # messages must name {{ shop.name }}
     subject_label: Texts | None = None  # marketing subjects must begin with it
+    opt_out_suffix: str | None = None  # marketing SMS end with it; the channel adds it, texts must not
     window_hours: int | None = Field(None, gt=0)  # only so long after the person wrote to us
     window_messages: int | None = Field(None, gt=0)  # and so many of them
     month_messages: int | None = Field(None, gt=0)  # per receiver and calendar month
+    hours: dict[Purpose, SendWindow] = Field(default_factory=dict)  # a send window must lie inside, on the receiver's clock
+    price_share_at_least: Share | None = None  # a coupon leaves at least this share of the price, outside big promotions
+    content_mix: ContentMix | None = None  # over all campaigns
 
 
 class Channel(StrictModel):
@@ -70,11 +104,15 @@ class Channel(StrictModel):
     templates: Name  # folder under include/templates
     consent: Literal["following", "granted"]  # does following count as consent, or must it have been given?
     rate_per_second: Annotated[Decimal, Field(gt=0)]  # calls, shared by all workers
+    calls_per_day: Annotated[int, Field(ge=1)] | None = None  # of the account, all workers and runs; None = no quota known
+    calls_per_month: Annotated[int, Field(ge=1)] | None = None
+    ask_every_seconds: Annotated[int, Field(ge=10)] = 600  # how often a platform is asked about one open message
     connections: Annotated[int, Field(ge=1, le=1000)] = 64
     timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
     group_size: Annotated[int, Field(ge=2, le=10_000)] | None = None  # receivers of one call, for group channels
     max_characters: Annotated[int, Field(gt=0)]
-    cost_amount: Money  # per accepted message
+    sign: Annotated[str, Field(pattern=r"^[^\[\]【】\s]{2,12}$")] | None = None  # SMS: the registered signature, without brackets
+    cost_amount: Money  # per accepted message; of SMS per billed part
     rules: tuple[Rule, ...] = ()
 
     def rule_value(self, name: str) -> int | None:
@@ -83,17 +121,80 @@ class Channel(StrictModel):
         return min(values, default=None)
 
 
-class Stock(StrictModel):
-    """A coupon stock as it stands at its issuer; amounts in yuan. Validity is read from the issuer."""
+Issuer = Literal["wechat_pay", "own", "code_list", "points", "taobao_benefit", "youzan"]
+CODE_ISSUERS = ("own", "code_list", "points")  # their coupons are codes that the database holds
+# What each issuer's stock must say beside name, amounts and budget, and what it may say.
+ISSUER_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "wechat_pay": (("platform_stock_id",), ("account",)),
+    "own": (("valid_to",), ("valid_from", "valid_days")),
+    "code_list": (("valid_to",), ("valid_from", "valid_days")),
+    "points": (("valid_to", "points_price"), ("valid_from", "valid_days")),
+    "taobao_benefit": (
+        ("account", "platform_stock_id", "detail_id", "benefit_type", "valid_to"),
+        ("valid_from", "receiver", "stop_codes"),
+    ),
+    "youzan": (("account", "platform_stock_id", "valid_to"), ("valid_from", "send_api", "detail_api", "stop_codes")),
+}
+RECEIVER_KINDS = {"wechat_pay": "wechat_openid", "youzan": "youzan_open_id"}
+ApiVersion = Annotated[str, Field(pattern=r"^[a-z.]+/\d+\.\d+\.\d+$")]
 
-    issuer: Literal["wechat_pay"]
-    platform_stock_id: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
+
+class Stock(StrictModel):
+    """A coupon stock; amounts in yuan. Validity is read from the issuer where it tells it, and stands here where it does not."""
+
+    issuer: Issuer
     name: str
-    face_amount: Money
+    face_amount: Annotated[Decimal, Field(gt=0)]
     minimum_amount: Money
     budget_count: Annotated[int, Field(ge=1)]
+    budget_amount: Money | None = None  # face value of all coupons together
     per_member_limit: Annotated[int, Field(ge=1)] = 1
     is_test: bool = False
+    account: Name | None = None  # connection of the platform that issues it
+    platform_stock_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")] | None = None
+    valid_from: date | None = None  # first day; unset: at once
+    valid_to: date | None = None  # last day
+    valid_days: Annotated[int, Field(ge=1, le=3650)] | None = None  # of one coupon, from the day it is given
+    points_price: Annotated[int, Field(ge=1)] | None = None  # what a member pays for one
+    detail_id: str | None = None  # Taobao: of the benefit
+    benefit_type: str | None = None
+    receiver: Literal["open_uid", "ouid"] = "open_uid"  # how Taobao is told who gets it
+    send_api: ApiVersion = "youzan.ump.voucheractivity.send/3.0.1"
+    detail_api: ApiVersion = "youzan.ump.voucher.query.detail/3.0.1"
+    stop_codes: tuple[str, ...] = ()  # refusals of the platform that are not about one person: they stop the run
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Stock":
+        needed, allowed = ISSUER_FIELDS[self.issuer]
+        own = {name for fields in ISSUER_FIELDS.values() for part in fields for name in part}
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"a stock of {self.issuer} needs {name}")
+        for name in sorted(own & self.model_fields_set):
+            if name not in (*needed, *allowed) and getattr(self, name) is not None:
+                raise ValueError(f"a stock of {self.issuer} has no {name}; it may say {', '.join((*needed, *allowed))}")
+        if self.valid_from and self.valid_to and self.valid_to < self.valid_from:
+            raise ValueError(f"valid_to is {self.valid_to}, before valid_from, {self.valid_from}")
+        return self
+
+    @field_validator("platform_stock_id")
+    @classmethod
+    def _as_its_platform_writes_it(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("issuer") == "wechat_pay" and not re.fullmatch(r"[0-9]{1,20}", value):
+            raise ValueError("a stock of WeChat Pay is up to 20 digits")
+        return value
+
+    @property
+    def has_codes(self) -> bool:
+        """Are its coupons codes that the database holds? Then a message has to say them."""
+        return self.issuer in CODE_ISSUERS
+
+    @property
+    def receiver_kind(self) -> str | None:
+        """The kind of identity by which the issuer knows a person; None: it need not know one."""
+        if self.issuer == "taobao_benefit":
+            return f"taobao_{self.receiver}"
+        return RECEIVER_KINDS.get(self.issuer)
 
 
 class Brand(StrictModel):
@@ -131,12 +232,17 @@ class ChannelsFile(StrictModel):
     """include/config/channels.yaml."""
 
     brand: Brand
-    link_base_url: Annotated[str, Field(pattern=r"^https://[a-z0-9.-]+$")]
+    link_base_url: Annotated[str, Field(pattern=r"^https://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*$")]  # links: <it>/r/<key>
+    home_url: HttpsAddress  # where a link leads when its campaign names no landing_url
     frequency: Frequency
     global_holdout: Holdout
     delivery: DeliveryOptions
     channels: dict[Name, Channel]
     review_rules: tuple[Rule, ...] = ()  # hold for review requests on every channel
+    review_thanks_rules: tuple[Rule, ...] = ()  # and for the thanks for a review
+    house_rules: tuple[Rule, ...] = ()  # hold for campaigns on every channel
+    big_promotions: tuple[Promotion, ...] = ()
+    landing_hosts: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")], ...] = ()  # where a campaign's link may lead
     coupon_stocks: dict[Name, Stock] = Field(default_factory=dict)
 
     @field_validator("channels")
@@ -169,8 +275,21 @@ def _loosened(name: str, channel: Channel) -> Iterator[str]:
         yield "WeChat rule 3.9 must stay: purposes [service] and forbids_coupon (no advertising, no coupons)"
     if name == "email" and channel.consent != "granted":
         yield "marketing e-mail needs a consent that was given (Advertising Law art. 43); consent must be granted"
-    if not any(rule.needs_unsubscribe_link for rule in channel.rules) and name != "wechat_template":
+    if CHANNELS[name].family == "sms":
+        yield from _loosened_sms(channel)
+    elif not any(rule.needs_unsubscribe_link for rule in channel.rules) and name != "wechat_template":
         yield "one of its rules must say needs_unsubscribe_link: an advertisement gives a way to refuse it (Advertising Law art. 43)"
+
+
+def _loosened_sms(channel: Channel) -> Iterator[str]:
+    if channel.consent != "granted":
+        yield "commercial SMS need a consent that was given (MIIT Order 31); consent must be granted"
+    if channel.sign is None:
+        yield "sign is missing: every SMS begins with the registered signature of its sender"
+    if not any(rule.opt_out_suffix for rule in channel.rules):
+        yield "one of its rules must set opt_out_suffix: a commercial SMS says how to refuse it (MIIT Order 31)"
+    if not any("marketing" in rule.hours for rule in channel.rules):
+        yield "one of its rules must set hours for marketing: operators and vendors refuse advertising at night"
 
 
 class Variant(StrictModel):
@@ -191,8 +310,86 @@ class Budget(StrictModel):
     amount: Money
 
 
+class Fallback(StrictModel):
+    """When a message goes on over the next channel of its member, if there is one."""
+
+    on_refusal: bool = True  # the channel refused it, or may not be used any more: certainly not sent
+    no_receipt_after_minutes: Annotated[int, Field(ge=5)] | None = None  # accepted, but no receipt came: a second message
+
+    @model_validator(mode="after")
+    def _refusal_first(self) -> "Fallback":
+        if self.no_receipt_after_minutes is not None and not self.on_refusal:
+            raise ValueError("no_receipt_after_minutes needs on_refusal: true; who goes on in doubt goes on after a clear no")
+        return self
+
+
 class ApprovalRule(StrictModel):
     above: Annotated[int, Field(ge=0)]  # more messages than this need a person
+    by: tuple[str, ...] = ()  # only these users may say yes; () = everybody who may answer in Airflow
+    drift_tolerance: Share = Decimal("0.01")  # share of members that may have changed since, before it is asked again
+
+
+class Filters(StrictModel):
+    """Who of the segment stays: what the marts of the as-of date say of a member must be in every list that is given."""
+
+    tiers: Names | None = None  # of the first programme
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] | None = None
+    rfm_segments: Names | None = None
+    cities: Names | None = None
+    languages: Annotated[tuple[Language, ...], Field(min_length=1)] | None = None
+    min_points: Annotated[int, Field(ge=1)] | None = None
+
+
+class SegmentUse(StrictModel):
+    segment: Name
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+
+
+class CampaignWithin(StrictModel):
+    campaign: Name
+    days: Annotated[int, Field(ge=1, le=365)]
+
+
+class Exclusions(StrictModel):
+    """Who of the segment goes: one that applies is enough."""
+
+    segments: tuple[SegmentUse, ...] = ()
+    campaigns: tuple[CampaignWithin, ...] = ()  # whoever got a message of that campaign so lately
+    tiers: Names | None = None
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] | None = None
+    open_service_case: bool = False  # a bad review of theirs waits for our answer
+    open_refund: bool = False  # has asked for a refund that is not settled
+
+
+class Targets(StrictModel):
+    """The lines a run has to pass; rates 0..1, amounts in yuan. A report shows them beside what was reached."""
+
+    uplift_rate: Share | None = None
+    delivered_rate: Share | None = None
+    opened_rate: Share | None = None
+    clicked_rate: Share | None = None
+    redemption_rate: Share | None = None
+    cost_per_order_amount: Money | None = None  # at most
+
+
+class Schedule(StrictModel):
+    """When a campaign runs by itself: exactly one of cron, dates, on."""
+
+    cron: str | None = None  # minute hour day month weekday, Asia/Shanghai
+    dates: Annotated[tuple[date, ...], Field(min_length=1)] | None = None
+    at: Clock = time(8)  # of `dates`; the as-of date is the day before
+    on: Literal["tier_change"] | None = None  # as soon as the marts of a night are there
+    tiers: Names | None = None  # of `on`: the tiers that were reached; the segment gets them as its parameter `tiers`
+
+    @model_validator(mode="after")
+    def _one(self) -> "Schedule":
+        if sum(value is not None for value in (self.cron, self.dates, self.on)) != 1:
+            raise ValueError("a schedule has exactly one of cron, dates and on")
+        if (self.on is None) != (self.tiers is None):
+            raise ValueError("on: tier_change needs tiers, and tiers belong to it alone")
+        if self.cron is not None and not croniter.is_valid(self.cron):
+            raise ValueError(f"{self.cron!r} is not a cron expression of five fields")
+        return self
 
 
 class Campaign(StrictModel):
@@ -208,6 +405,9 @@ class Campaign(StrictModel):
     holdout_share: Annotated[Decimal, Field(ge=0, le=Decimal("0.5"))]
     salt: Annotated[str, Field(min_length=4)]
     channels: Annotated[tuple[Name, ...], Field(min_length=1)]
+    routing: Literal["cheapest", "listed"] = "cheapest"  # cheapest: the allowed channel that costs least first, else as listed
+    fallback: Fallback = Fallback()
+    caps: Frequency | None = None  # of this campaign's own messages per member, beside the frequency over all campaigns
     coupon: CouponChoice | None = None
     default_language: Language = "zh"
     send_window: SendWindow
@@ -215,7 +415,19 @@ class Campaign(StrictModel):
     budget: Budget
     attribution_days: Annotated[int, Field(ge=1, le=90)]
     approval: ApprovalRule
-    target_uplift_rate: Share | None = None  # the KPI this campaign is judged by
+    content: Literal["offer", "story", "service"] = "offer"  # what it mostly is, for the content mix
+    promotion: Name | None = None  # the big promotion of channels.yaml it belongs to
+    filters: Filters = Filters()
+    exclusions: Exclusions = Exclusions()
+    landing_url: str | None = None  # where {{ link }} leads
+    targets: Targets = Targets()
+    schedule: Schedule | None = None
+
+    def route(self, channels: "ChannelsFile") -> tuple[str, ...]:
+        """The channels in the order in which a member's first allowed one is looked for."""
+        if self.routing == "listed":
+            return self.channels
+        return tuple(sorted(self.channels, key=lambda name: channels.channels[name].cost_amount))
 
     @model_validator(mode="after")
     def _whole(self) -> "Campaign":
@@ -227,14 +439,22 @@ class Campaign(StrictModel):
                 raise ValueError(f"{field}: a name stands twice in {names}")
         return self
 
+    @property
+    def segment_parameters(self) -> dict[str, Any]:
+        """What the segment's SQL is given, beside the dates."""
+        tiers = {"tiers": list(self.schedule.tiers)} if self.schedule and self.schedule.tiers else {}
+        return {**self.parameters, **tiers}
+
 
 class ReviewTemplates(StrictModel):
     ask: Name
     remind: Name
+    thanks: Name
+    survey: Name
 
 
 class ReviewJourney(StrictModel):
-    """include/config/journeys/followup_reviews.yaml: signed orders without a review get one request and one reminder."""
+    """include/config/journeys/followup_reviews.yaml: one request, one reminder; thanks and a reward for any review; a survey."""
 
     journey: Name
     title: Texts
@@ -245,6 +465,12 @@ class ReviewJourney(StrictModel):
     remind_after_days: Annotated[int, Field(ge=1, le=60)]  # after the request
     remind_within_days: Annotated[int, Field(ge=1, le=60)]
     gap_days: Annotated[int, Field(ge=1, le=60)]  # between two requests to one person, whatever the order
+    thanks_within_days: Annotated[int, Field(ge=1, le=60)]  # after the review was written, or the service case was settled
+    reward_points: Annotated[int, Field(ge=1)]  # for any review, once per order
+    rewards: dict[str, bool]  # by platform of the shop: may it be rewarded there? one that is not named: no
+    case_within_days: Annotated[int, Field(ge=1, le=60)]  # reviews written longer ago open no service case
+    survey_valid_days: Annotated[int, Field(ge=1, le=90)]  # the link in a thank-you or survey message can be used so long
+    landing_url: HttpsAddress | None = None  # where the link of a request leads; default home_url of channels.yaml
     channels: Annotated[tuple[Name, ...], Field(min_length=1)]
     templates: ReviewTemplates
     default_language: Language = "zh"
@@ -316,6 +542,7 @@ def _read_journey(name: str) -> ReviewJourney:
 
 def check_all() -> list[str]:
     """Every mistake in channels.yaml, the campaigns, the journeys and the templates; one sentence each, [] when none."""
+    from nightmarket.campaigns.policy import mix_findings
     from nightmarket.campaigns.rendering import template_problems
 
     try:
@@ -323,11 +550,14 @@ def check_all() -> list[str]:
     except ConfigError as error:
         return [str(error)]
     problems: list[str] = []
+    campaigns: list[Campaign] = []
     for name in list_campaigns():
         try:
-            problems += campaign_problems(_read_campaign(name), channels)
+            campaigns.append(_read_campaign(name))
+            problems += campaign_problems(campaigns[-1], channels)
         except ConfigError as error:
             problems.append(str(error))
+    problems += (finding.sentence for finding in mix_findings(campaigns, channels))
     for name in list_journeys():
         try:
             problems += journey_problems(_read_journey(name), channels)
@@ -345,7 +575,8 @@ def campaign_problems(campaign: Campaign, channels: ChannelsFile) -> Iterator[st
     from nightmarket.campaigns.policy import campaign_findings
 
     path = campaign_path(campaign.campaign)
-    yield from _segment_problems(campaign, path)
+    yield from _segment_problems(path, campaign.segment, campaign.segment_parameters)
+    yield from _rule_problems(campaign, channels, path)
     known = True
     for index, name in enumerate(campaign.channels):
         if name not in channels.channels:
@@ -377,30 +608,67 @@ def journey_problems(journey: ReviewJourney, channels: ChannelsFile) -> Iterator
     for name in unknown:
         yield f"{where(path, 'channels', journey.channels.index(name))}: there is no channel {name!r} in channels.yaml."
     if not unknown:
-        names = [journey.templates.ask, journey.templates.remind]
+        templates = journey.templates.model_dump()
         yield from _template_problems(
-            path, [("templates", "ask"), ("templates", "remind")], names, journey.channels, channels
+            path, [("templates", step) for step in templates], list(templates.values()), journey.channels, channels
         )
         yield from (finding.sentence for finding in journey_findings(journey, channels))
 
 
-def _segment_problems(campaign: Campaign, path: Path) -> Iterator[str]:
-    file = get_settings().sql_dir / "segments" / f"{campaign.segment}.sql"
+def _segment_problems(path: Path, segment: str, parameters: dict[str, Any], place: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Mistakes in the use of a segment that stands below `place` of the file."""
+    file = get_settings().sql_dir / "segments" / f"{segment}.sql"
     if not file.exists():
-        yield f"{where(path, 'segment')}: include/sql/segments/{campaign.segment}.sql does not exist."
+        yield f"{where(path, *place, 'segment')}: include/sql/segments/{segment}.sql does not exist."
         return
     wanted = set(re.findall(r"%\((\w+)\)s", file.read_text(encoding="utf-8"))) - {"business_date", "as_of_at"}
-    for name in sorted(wanted - set(campaign.parameters)):
-        yield f"{where(path, 'parameters')}: segment {campaign.segment!r} needs the parameter {name!r}."
-    for name in sorted(set(campaign.parameters) - wanted):
-        yield f"{where(path, 'parameters', name)}: segment {campaign.segment!r} has no parameter {name!r}."
+    for name in sorted(wanted - set(parameters)):
+        yield f"{where(path, *place, 'parameters')}: segment {segment!r} needs the parameter {name!r}."
+    for name in sorted(set(parameters) - wanted):
+        yield f"{where(path, *place, 'parameters', name)}: segment {segment!r} has no parameter {name!r}."
+
+
+def _rule_problems(campaign: Campaign, channels: ChannelsFile, path: Path) -> Iterator[str]:
+    """Names in filters, exclusions, schedule, landing_url and fallback that nothing answers to."""
+    known_tiers = {tier.tier for tier in load_tiers().programmes[0].tiers}
+    used = [("filters", campaign.filters.tiers), ("exclusions", campaign.exclusions.tiers)]
+    used += [("schedule", campaign.schedule.tiers)] if campaign.schedule else []
+    for field, tiers in used:
+        for index, tier in enumerate(tiers or ()):
+            if tier not in known_tiers:
+                yield (
+                    f"{where(path, field, 'tiers', index)}: there is no tier {tier!r}; the first programme of tiers.yaml has"
+                    f" {', '.join(sorted(known_tiers))}."
+                )
+    for index, use in enumerate(campaign.exclusions.segments):
+        yield from _segment_problems(path, use.segment, use.parameters, ("exclusions", "segments", index))
+    for index, other in enumerate(campaign.exclusions.campaigns):
+        if other.campaign not in list_campaigns():
+            place = where(path, "exclusions", "campaigns", index, "campaign")
+            yield f"{place}: there is no campaign {other.campaign!r}."
+    if campaign.landing_url is not None:
+        url = urlsplit(campaign.landing_url)
+        if url.scheme != "https" or url.username or url.port:
+            yield f"{where(path, 'landing_url')}: {campaign.landing_url!r} is not a plain https address."
+        elif url.hostname not in channels.landing_hosts:
+            yield (
+                f"{where(path, 'landing_url')}: {url.hostname!r} is not one of landing_hosts in channels.yaml"
+                f" ({', '.join(channels.landing_hosts) or 'there are none'})."
+            )
+    if campaign.fallback.no_receipt_after_minutes is not None and not any(
+        CHANNELS[name].reports_delivery for name in campaign.channels if name in CHANNELS
+    ):
+        place = where(path, "fallback", "no_receipt_after_minutes")
+        yield f"{place}: none of its channels tells of delivery, so no receipt would ever come."
+    if campaign.promotion is not None and campaign.promotion not in {p.name for p in channels.big_promotions}:
+        yield f"{where(path, 'promotion')}: there is no big promotion {campaign.promotion!r} in channels.yaml."
 
 
 def _template_problems(
     path: Path, places: list[tuple[Any, ...]], names: list[str], channel_names: tuple[str, ...], channels: ChannelsFile
 ) -> Iterator[str]:
     """Every template exists in every channel's folder, in both languages, and can be rendered there."""
-    from nightmarket.campaigns.rendering import template_problems
+    from nightmarket.campaigns.rendering import missing_template_ids, template_problems
 
     folders = {channels.channels[name].templates: channels.channels[name].max_characters for name in channel_names}
     for place, name in zip(places, names, strict=True):
@@ -409,3 +677,5 @@ def _template_problems(
                 yield f"{where(path, *place)}: include/templates/{folder}/{name}/meta.yaml does not exist."
             else:
                 yield from template_problems(folder, name, limit)
+                users = [channel for channel in channel_names if channels.channels[channel].templates == folder]
+                yield from missing_template_ids(folder, name, users)

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,12 +26,14 @@ import psycopg
 from nightmarket import dates
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import frozen_template
-from nightmarket.campaigns.config import Channel, DeliveryOptions, Frequency, SendWindow, load_channels
+from nightmarket.campaigns.config import Channel, DeliveryOptions, SendWindow, load_channels
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
-from nightmarket.channels.base import Call, Outcome
+from nightmarket.campaigns.sms_length import SmsFrame
+from nightmarket.channels.base import Call, Outcome, Question
 from nightmarket.channels.base import Channel as Sender
-from nightmarket.privacy import Keyring, open_secrets
-from nightmarket.settings import credentials
+from nightmarket.channels.registry import CHANNELS
+from nightmarket.privacy import Keyring, is_token, open_secrets
+from nightmarket.settings import credentials, get_settings
 from nightmarket.warehouse import Row, connect_vault
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ DATABASE_TRIES = 6
 RECORD_EVERY_SECONDS = 0.05
 PACE_PIECE_SECONDS = 0.02  # slots are reserved for so much sending at a time
 LATE_SECONDS = 0.01  # a slot missed by more is given up: the limit is never exceeded to catch up
+QUESTIONS_IN_FLIGHT = 8
 SOON_SECONDS = 30.0  # messages that are due again within this are waited for
 
 
@@ -77,6 +81,58 @@ def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, An
     if result["paused"] and result.get("queued"):
         raise ChannelPaused(result)
     return result
+
+
+def ask(worker: str, max_seconds: float) -> dict[str, int]:
+    """Ask the platforms what became of messages in doubt, and of those that wait for an employee; counts by what was learnt.
+
+    A platform's "it never arrived" lets a message go out once more; everything it cannot tell stays as it is, listed.
+    Raises ConfigError when the vault or an account is not configured.
+    """
+    return asyncio.run(_ask(worker, time.monotonic() + max_seconds))
+
+
+async def _ask(worker: str, deadline: float) -> dict[str, int]:
+    channels, db, counts = load_channels(), _Database(), Counter[str]()
+    settled = timedelta(seconds=channels.delivery.lease_seconds)
+    try:
+        while time.monotonic() < deadline:
+            rows = await db(partial(outbox.questions, channels=channels.channels, settled=settled))
+            if not rows:
+                break
+            for name in sorted({row["channel"] for row in rows}):
+                said = await _ask_channel(db, name, channels.channels[name], [r for r in rows if r["channel"] == name])
+                counts["asked"] += len(said)
+                counts.update(await db(partial(outbox.settle, said=said)))
+    finally:
+        db.close()
+    log.info("%s: %s", worker, ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "nothing to ask")
+    return dict(counts)
+
+
+async def _ask_channel(db: "_Database", name: str, channel: Channel, rows: list[Row]) -> list[tuple[Row, Outcome]]:
+    keyring = Keyring.from_settings()
+    tokens = {row["address"] for row in rows if is_token(row["address"])}
+    clear = await db(lambda connection: open_secrets(connection, tokens, keyring)) if tokens else {}
+    limit = asyncio.Semaphore(QUESTIONS_IN_FLIGHT)
+    sender = CHANNELS[name](
+        credentials(channel.account), connections=QUESTIONS_IN_FLIGHT, timeout_seconds=channel.timeout_seconds
+    )
+
+    async def one(row: Row) -> tuple[Row, Outcome]:
+        address = clear.get(row["address"], "") if is_token(row["address"]) else row["address"]
+        if not address:
+            return row, Outcome("unknown", code="erased", message="the address was erased")
+        question = Question(row["message_key"], address, row["platform_message_id"] or "", row["started_at"])
+        async with limit:
+            try:
+                return row, await sender.ask(question)
+            except Exception as error:
+                log.exception("%s: the channel failed", name)
+                return row, Outcome("unknown", code="channel", message=type(error).__name__)
+
+    async with sender:
+        return list(await asyncio.gather(*(one(row) for row in rows)))
 
 
 class _Database:
@@ -186,17 +242,23 @@ class _Delivery:
 
     async def _deliver_run(self, db: _Database, run: Row) -> None:
         """All channels of one run side by side, until nothing is due or the time is over."""
-        config = run["config"]
-        lanes = [
-            _LaneWorker(self, db, run, name, Channel.model_validate(channel))
-            for name, channel in config["channels"].items()
-        ]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for lane in lanes:
-                    group.create_task(lane.work())
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the first one says why; the others stopped because of it
+        names = list(run["config"]["channels"])
+        while names:
+            lanes = [
+                _LaneWorker(self, db, run, name, Channel.model_validate(run["config"]["channels"][name]))
+                for name in names
+            ]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for lane in lanes:
+                        group.create_task(lane.work())
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from None  # the first one says why; the others stopped because of it
+            if self.is_over():
+                break
+            # What a channel refused has gone on over another one, which may have been done before.
+            able = [lane.name for lane in lanes if not lane.stopped]
+            names = await db(partial(outbox.channels_due, run_id=run["run_id"], channels=able))
         if await db(lambda connection: outbox.close_run(connection, run["run_id"])):
             log.info("run %s: everything is sent", run["run_id"])
 
@@ -208,10 +270,7 @@ class _LaneWorker:
         self.delivery, self.db, self.run, self.name, self.channel = delivery, db, run, name, channel
         config = run["config"]
         options = delivery.options
-        self.lane = outbox.Lane(
-            run["run_id"], name, channel, Frequency.model_validate(config["frequency"]), delivery.worker,
-            timedelta(seconds=options.lease_seconds),
-        )  # fmt: skip
+        self.lane = outbox.Lane(run, name, channel, delivery.worker, timedelta(seconds=options.lease_seconds))
         self.window = SendWindow.model_validate(config["campaign"]["send_window"])
         self.rate = float(channel.rate_per_second) * options.pace_share
         self.open_calls = asyncio.Semaphore(channel.connections)
@@ -245,14 +304,16 @@ class _LaneWorker:
             self.delivery.paused.append(await self.db(self.lane.paused) or f"{self.name} was paused: {self.stopped}")
 
     async def _is_open(self) -> bool:
-        """Neither paused nor outside the send window; what is due outside the window is moved to its opening."""
-        opening = await self.db(lambda connection: outbox.postpone(connection, self.run["run_id"], self.window))
-        if opening:
-            self._wait_until(opening)
+        """Neither the run nor the channel is paused; what is due outside its receiver's send window is moved to its opening."""
+        if not await self.db(lambda connection: outbox.may_go_on(connection, self.run["run_id"])):
+            log.info("run %s was paused or cancelled; nothing more of it is sent", self.run["run_id"])
             return False
+        now = dates.now()
+        if dates.send_window(now, self.window.opens, self.window.closes, get_settings().zone) > now:
+            await self.db(lambda connection: outbox.postpone(connection, self.run["run_id"], self.window))
         paused = await self.db(self.lane.paused)
         if paused:
-            self.delivery.paused.append(paused)
+            self.stopped = paused
         return not paused
 
     def _wait_until(self, instant: datetime) -> None:
@@ -301,6 +362,10 @@ class _LaneWorker:
             if self.stopped or self.delivery.is_over():
                 return await self._release(units[start:])
             chunk = units[start : start + group]
+            quota = await self.db(partial(self.lane.take_quota, calls=len(chunk)))
+            if quota.granted < len(chunk):
+                await self._release(units[start + quota.granted :])
+                chunk, units = chunk[: quota.granted], units[: start + quota.granted]
             numbers = await self.db(
                 lambda connection, chunk=chunk: self.lane.record_attempts(
                     connection, [i for unit in chunk for i in unit.ids]
@@ -311,8 +376,8 @@ class _LaneWorker:
             for unit in chunk:
                 unit.attempt_numbers = {i: numbers[i] for i in unit.ids if i in numbers}
                 (ready if len(unit.attempt_numbers) == len(unit.ids) else lost).append(unit)
-            if lost:  # the lease ran out, or the message expired: somebody else decides about it
-                await self._release([unit for unit in lost if unit.attempt_numbers])
+            if lost:  # the lease ran out, the message expired or its window closed: the next claim decides about it
+                await self._release(lost)
             called = 0
             async for unit in self._paced(ready):
                 task = asyncio.create_task(self._call(sender, unit))
@@ -321,6 +386,8 @@ class _LaneWorker:
                 called += 1
             if called < len(ready):
                 return await self._release(ready[called:] + units[start + group :])
+            if quota.reason:
+                return await self._stop(quota.reason, quota.seconds)
         return None
 
     async def _paced(self, units: Sequence[Unit]) -> Any:
@@ -371,9 +438,13 @@ class _LaneWorker:
             )
             seconds = self.delivery.options.breaker_pause_seconds
         if reason:
-            self.stopped = reason
-            log.error("%s is paused for %.0f s: %s", self.name, seconds, reason)
-            await self.db(lambda connection: self.lane.pause(connection, seconds, reason))
+            await self._stop(reason, seconds)
+
+    async def _stop(self, reason: str, seconds: float) -> None:
+        """Pause the channel for all workers; what is in flight is waited for."""
+        self.stopped = reason
+        log.error("%s is paused for %.0f s: %s", self.name, seconds, reason)
+        await self.db(lambda connection: self.lane.pause(connection, seconds, reason))
 
     async def _release(self, units: Iterable[Unit]) -> None:
         ids = [i for unit in units for i in unit.ids]
@@ -433,7 +504,7 @@ class _LaneWorker:
 
     def _prepare(self, connection: psycopg.Connection[Row], rows: list[Row]) -> list[Unit]:
         """Open the vault for these messages and render them; what cannot be rendered fails here, alone."""
-        tokens = {row["address"] for row in rows if ":" in row["address"]} | {
+        tokens = {row["address"] for row in rows if is_token(row["address"])} | {
             name for row in rows if (name := (row["variables"].get("member") or {}).get("name"))
         }
         clear = open_secrets(connection, tokens, self.delivery.keyring) if tokens else {}
@@ -458,7 +529,7 @@ class _LaneWorker:
         first = messages[0]
         key = first["group_key"] or first["message_key"]
         addresses = tuple(
-            clear.get(row["address"], "") if ":" in row["address"] else row["address"] for row in messages
+            clear.get(row["address"], "") if is_token(row["address"]) else row["address"] for row in messages
         )
         if not all(addresses):
             raise RenderError("the address was erased")
@@ -480,5 +551,6 @@ class _LaneWorker:
 
     def _template(self, name: str) -> CompiledTemplate:
         if name not in self._templates:
-            self._templates[name] = CompiledTemplate(frozen_template(self.run["config"], self.channel.templates, name))
+            source = frozen_template(self.run["config"], self.channel.templates, name)
+            self._templates[name] = CompiledTemplate(source, SmsFrame.of(self.name, self.channel))
         return self._templates[name]

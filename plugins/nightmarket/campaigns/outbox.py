@@ -23,15 +23,16 @@ from nightmarket.campaigns.audience import (
 )
 from nightmarket.campaigns.config import Channel, Frequency, SendWindow
 from nightmarket.campaigns.rendering import MEMBER_FACTS
-from nightmarket.channels.base import Outcome
+from nightmarket.channels.base import ADDRESS_KINDS, Outcome
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import Row, advisory_lock, connect, run_sql
 
 log = logging.getLogger(__name__)
 MAX_RETRY_SECONDS = 900.0
-STEP = "send"  # the only step of a campaign; journeys have several
-IDENTITY_KIND = {"wechat": "wechat_openid", "email": "email"}
+QUESTIONS_AT_ONCE = 500
+STEP = "send"  # the step of a campaign; journeys have several
+SECOND_STEP = "send-2"  # over the next channel, when no receipt came for the first
 REPEATABLE = [name for name, channel in CHANNELS.items() if channel.is_repeatable]
 
 
@@ -45,6 +46,15 @@ class Answer:
     state: str
     not_before: datetime
     address: str
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many calls an account may make now; when fewer than asked for, for how long not, and why."""
+
+    granted: int
+    seconds: float
+    reason: str
 
 
 def enqueue(run_id: str) -> int:
@@ -98,7 +108,10 @@ def _enqueue_parameters(run: Row) -> dict[str, Any]:
         "group_channel": groups[0] if groups else "",
         "group_size": config["channels"][groups[0]]["group_size"] if groups else 1,
         "now_at": now,
-        "not_before": dates.send_window(now, window.opens, window.closes, get_settings().zone),
+        "opens": window.opens,
+        "closes": window.closes,
+        "house_zone": get_settings().zone.key,
+        "can_fall_back": (campaign.get("fallback") or {}).get("on_refusal", False),
         "expires_at": run["expires_at"],
     }
 
@@ -109,9 +122,16 @@ def _says_facts(config: Mapping[str, Any], channel: str, template: str) -> bool:
 
 
 def recover(as_of_at: datetime | None = None) -> dict[str, int]:
-    """Take back what dead workers held (lease over) and expire what is too late; counts by new state."""
+    """Take back what dead workers held (lease over) and expire what is too late; counts by new state.
+
+    Also ends what came back to a cancelled run: a call that was open when it was cancelled and must be tried again.
+    """
     with connect(application_name="nightmarket-outbox") as connection:
-        return recover_on(connection, as_of_at or dates.now())
+        now = as_of_at or dates.now()
+        counts = recover_on(connection, now)
+        for row in run_sql(connection, "push/cancel.sql", {"run_id": None, "now_at": now}):
+            counts[row["state"]] = counts.get(row["state"], 0) + row["message_count"]
+        return counts
 
 
 def recover_on(connection: psycopg.Connection[Row], now: datetime) -> dict[str, int]:
@@ -122,30 +142,86 @@ def recover_on(connection: psycopg.Connection[Row], now: datetime) -> dict[str, 
     return counts
 
 
+def questions(connection: psycopg.Connection[Row], channels: Mapping[str, Channel], settled: timedelta) -> list[Row]:
+    """The next open messages to ask their platforms about; calls younger than `settled` may still be answered."""
+    names = [name for name in channels if CHANNELS[name].can_ask]
+    now = dates.now()
+    return run_sql(
+        connection,
+        "push/questions.sql",
+        {
+            "now_at": now,
+            "channels": names,
+            "intervals": [channels[name].ask_every_seconds for name in names],
+            "settled_before": now - settled,
+            "how_many": QUESTIONS_AT_ONCE,
+        },
+    )
+
+
+def settle(connection: psycopg.Connection[Row], said: Sequence[tuple[Row, Outcome]]) -> dict[str, int]:
+    """Write down what the platforms said; counts by new state. What they could not say stays as it is."""
+    clear = [(row, outcome) for row, outcome in said if outcome.kind in ("accepted", "refused", "retry")]
+    rows = run_sql(
+        connection,
+        "push/settle.sql",
+        {
+            "now_at": dates.now(),
+            "message_ids": [row["message_id"] for row, _outcome in clear],
+            "attempt_numbers": [row["attempt_number"] for row, _outcome in clear],
+            "outcomes": [outcome.kind for _row, outcome in clear],
+            "platform_ids": [outcome.platform_message_id for _row, outcome in clear],
+            "texts": [f"{outcome.code}: {outcome.message}"[:300] for _row, outcome in clear],
+        },
+    )
+    return {row["state"]: row["message_count"] for row in rows}
+
+
+def queue_second_messages() -> dict[str, int]:
+    """Go on over the next channel where a campaign asks for it and no receipt came in time; new messages by run."""
+    with connect(application_name="nightmarket-outbox") as connection:
+        rows = run_sql(
+            connection,
+            "push/second_messages.sql",
+            {
+                "now_at": dates.now(),
+                "reporting": [name for name, channel in CHANNELS.items() if channel.reports_delivery],
+                "step": STEP,
+                "second_step": SECOND_STEP,
+                "house_zone": get_settings().zone.key,
+            },
+        )
+        counts = {row["run_id"]: row["message_count"] for row in rows}
+        for run_id, count in counts.items():
+            audit(connection, "outbox", "second messages", run_id, {"messages": count})
+    return counts
+
+
 def cancel(run_id: str, by: str, reason: str) -> int:
     """Stop a run: what is still queued is never sent, reserved coupons are free again; returns the cancelled messages."""
     with connect(application_name="nightmarket-outbox") as connection:
         run = lock_run(connection, run_id)
         if run["state"] in ("rejected", "cancelled", "failed", "finished"):
             raise RunRefused(f"run {run_id} is {run['state']}; there is nothing to cancel.")
-        now = dates.now()
-        count = connection.execute(
-            """
-            UPDATE push.messages AS m
-            SET updated_at = %s, state = CASE WHEN EXISTS (
-                SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND a.outcome = 'unknown'
-            ) THEN 'unknown' ELSE 'cancelled' END
-            WHERE m.run_id = %s AND m.state = 'queued'
-            """,
-            (now, run_id),
-        ).rowcount
-        connection.execute(
-            "UPDATE push.coupons SET state = 'released', updated_at = %s WHERE run_id = %s AND state = 'reserved'",
-            (now, run_id),
-        )
-        connection.execute("UPDATE push.campaign_runs SET state = 'cancelled' WHERE run_id = %s", (run_id,))
+        count = cancel_on(connection, run_id)
         audit(connection, by, "cancel", run_id, {"reason": reason, "messages": count})
     return count
+
+
+def cancel_on(connection: psycopg.Connection[Row], run_id: str) -> int:
+    """End a locked run in this transaction, as cancel() says. Calls that are being made are answered; none is begun."""
+    now = dates.now()
+    connection.execute(
+        "UPDATE push.campaign_runs SET state = 'cancelled', paused_at = NULL, paused_by = NULL, pause_reason = NULL"
+        " WHERE run_id = %s",
+        (run_id,),
+    )
+    rows = run_sql(connection, "push/cancel.sql", {"run_id": run_id, "now_at": now})
+    connection.execute(
+        "UPDATE push.coupons SET state = 'released', updated_at = %s WHERE run_id = %s AND state = 'reserved'",
+        (now, run_id),
+    )
+    return sum(row["message_count"] for row in rows)
 
 
 def resolve(message_key: str, was_sent: bool, by: str, reason: str) -> str:
@@ -207,12 +283,15 @@ def pace_key(channel: str, account: str) -> str:
 class Lane:
     """One channel of one run as one worker sees it: claiming, recording attempts and answers, pace and pauses."""
 
-    def __init__(
-        self, run_id: str, name: str, channel: Channel, frequency: Frequency, worker: str, lease: timedelta
-    ) -> None:
-        self.run_id, self.name, self.channel, self.worker = run_id, name, channel, worker
+    def __init__(self, run: Row, name: str, channel: Channel, worker: str, lease: timedelta) -> None:
+        self.run_id, self.name, self.channel, self.worker = run["run_id"], name, channel, worker
         self.kind = CHANNELS[name]
-        self._frequency, self._lease = frequency, lease
+        campaign = run["config"]["campaign"]
+        self._campaign = campaign["campaign"]
+        self._frequency = Frequency.model_validate(run["config"]["frequency"])
+        self._caps = Frequency.model_validate(campaign["caps"]) if campaign.get("caps") else None
+        self._window = SendWindow.model_validate(campaign["send_window"])
+        self._lease = lease
         self._pace = pace_key(name, channel.account)
 
     def claim(self, connection: psycopg.Connection[Row], size: int) -> list[Row]:
@@ -268,7 +347,7 @@ class Lane:
                 "channel": self.name,
                 "account": self.channel.account,
                 "family": self.kind.family,
-                "identity_kind": IDENTITY_KIND[self.kind.family],
+                "identity_kind": ADDRESS_KINDS[self.kind.family],
                 "worker": self.worker,
                 "now_at": now,
                 "lease_until": now + self._lease,
@@ -278,6 +357,12 @@ class Lane:
                 "implied_consent": self.channel.consent == "following",
                 "cap_messages": self._frequency.messages,
                 "cap_since": now - timedelta(days=self._frequency.days),
+                "campaign": self._campaign,
+                "campaign_cap": self._caps.messages if self._caps else None,
+                "campaign_since": now - timedelta(days=self._caps.days) if self._caps else None,
+                "opens": self._window.opens,
+                "closes": self._window.closes,
+                "house_zone": zone.key,
                 "month_limit": self.channel.rule_value("month_messages"),
                 "month_start": dates.day_start(now.astimezone(zone).date().replace(day=1), zone),
                 "window_hours": self.channel.rule_value("window_hours"),
@@ -287,19 +372,28 @@ class Lane:
         return sorted((row for row in rows if row["state"] == "sending"), key=lambda row: row["message_id"])
 
     def record_attempts(self, connection: psycopg.Connection[Row], message_ids: Sequence[int]) -> dict[int, int]:
-        """Message id -> attempt number, for the messages that are still ours and not expired; only these may be called."""
+        """Message id -> attempt number, for the messages that are still ours, not expired, and inside their receiver's send
+        window; only these may be called."""
         now = dates.now()
         rows = run_sql(
             connection,
             "push/attempts.sql",
-            {"message_ids": list(message_ids), "worker": self.worker, "now_at": now, "lease_until": now + self._lease},
+            {
+                "message_ids": list(message_ids),
+                "worker": self.worker,
+                "now_at": now,
+                "lease_until": now + self._lease,
+                "opens": self._window.opens,
+                "closes": self._window.closes,
+                "house_zone": get_settings().zone.key,
+            },
         )
         return {row["message_id"]: row["attempt_number"] for row in rows}
 
     def answer(self, message: Row, attempt_number: int, outcome: Outcome) -> Answer:
         """The state a message takes after an outcome."""
         state = _STATES[outcome.kind]
-        if outcome.kind == "unknown" and self.kind.is_repeatable:
+        if outcome.kind == "unknown" and self.kind.is_repeatable and not outcome.is_final:
             state = "queued"  # the platform recognises the identical call
         delay = 0.0
         if outcome.kind in ("retry", "unknown"):  # again and again until the message expires, ever more slowly
@@ -382,6 +476,43 @@ class Lane:
         row = run_sql(connection, "push/pace.sql", {"account": self._pace, "slots": slots, "rate": rate})[0]
         return float(row["starts_in"])
 
+    def take_quota(self, connection: psycopg.Connection[Row], calls: int) -> Quota:
+        """Count `calls` in the account's windows, before they are made; fewer are granted when a window is almost used up.
+
+        Counted calls that are not made after all stay counted: the platform's own count is never exceeded.
+        """
+        today = dates.now().astimezone(get_settings().zone).date()
+        month = today.replace(day=1)
+        windows = [
+            ("day", today, today + timedelta(days=1), self.channel.calls_per_day),
+            ("month", month, (month + timedelta(days=32)).replace(day=1), self.channel.calls_per_month),
+        ]
+        quota = Quota(calls, 0.0, "")
+        for period, start, end, most in windows:
+            if most is None:
+                continue
+            connection.execute(
+                "INSERT INTO push.quota_counts (account, period, window_start, call_count) VALUES (%s, %s, %s, 0)"
+                " ON CONFLICT (account, period, window_start) DO NOTHING",
+                (self._pace, period, start),
+            )
+            row = connection.execute(
+                "SELECT call_count FROM push.quota_counts WHERE account = %s AND period = %s AND window_start = %s FOR UPDATE",
+                (self._pace, period, start),
+            ).fetchone()
+            assert row is not None
+            if row["call_count"] + quota.granted > most:
+                seconds = (dates.day_start(end, get_settings().zone) - dates.now()).total_seconds()
+                reason = f"the quota of {most:,} calls a {period} is used up (calls_per_{period} in channels.yaml)"
+                quota = Quota(max(0, most - row["call_count"]), seconds, reason)
+        for period, start, _end, most in windows:
+            if most is not None:
+                connection.execute(
+                    "UPDATE push.quota_counts SET call_count = call_count + %s WHERE account = %s AND period = %s AND window_start = %s",
+                    (quota.granted, self._pace, period, start),
+                )
+        return quota
+
     def pause(self, connection: psycopg.Connection[Row], seconds: float, reason: str) -> None:
         """Stop this channel for all workers, for a reason a person can read."""
         now = dates.now()
@@ -403,8 +534,22 @@ class Lane:
         return f"{self.name} is paused until {until:%Y-%m-%d %H:%M}: {row['pause_reason']}"
 
 
-_STATES = {"accepted": "accepted", "refused": "failed", "retry": "queued", "pause": "queued", "unknown": "unknown"}
-_OUTCOMES = {"accepted": "accepted", "refused": "refused", "retry": "retry", "pause": "retry", "unknown": "unknown"}
+_STATES = {
+    "accepted": "accepted",
+    "waiting": "waiting_staff",
+    "refused": "failed",
+    "retry": "queued",
+    "pause": "queued",
+    "unknown": "unknown",
+}
+_OUTCOMES = {
+    "accepted": "accepted",
+    "waiting": "accepted",  # the platform has it; whether an employee lets it go is another question
+    "refused": "refused",
+    "retry": "retry",
+    "pause": "retry",
+    "unknown": "unknown",
+}
 
 
 def suppress(
@@ -425,29 +570,48 @@ def suppress(
     )  # fmt: skip
 
 
-def postpone(connection: psycopg.Connection[Row], run_id: str, window: SendWindow) -> datetime | None:
-    """When the send window is closed now: move everything due to its next opening and return that instant; else None."""
-    now = dates.now()
-    opening = dates.send_window(now, window.opens, window.closes, get_settings().zone)
-    if opening <= now:
-        return None
+def postpone(connection: psycopg.Connection[Row], run_id: str, window: SendWindow) -> None:
+    """Let every message that is due wait for the send window on its receiver's clock."""
     connection.execute(
-        "UPDATE push.messages SET not_before = %s WHERE run_id = %s AND state = 'queued' AND not_before < %s",
-        (opening, run_id, opening),
+        """
+        UPDATE push.messages AS m SET not_before = o.opens_at
+        FROM (
+            SELECT q.message_id, push.next_opening(%(now)s, %(opens)s::time, %(closes)s::time, coalesce(q.time_zone, %(zone)s)) AS opens_at
+            FROM push.messages AS q WHERE q.run_id = %(run_id)s AND q.state = 'queued' AND q.not_before <= %(now)s
+        ) AS o
+        WHERE m.message_id = o.message_id AND o.opens_at > %(now)s
+        """,
+        {"now": dates.now(), "opens": window.opens, "closes": window.closes, "zone": get_settings().zone.key,
+         "run_id": run_id},
+    )  # fmt: skip
+
+
+def channels_due(connection: psycopg.Connection[Row], run_id: str, channels: Sequence[str]) -> list[str]:
+    """Which of `channels` have a message of this run that may go out now."""
+    rows = connection.execute(
+        "SELECT DISTINCT m.channel FROM push.messages AS m"
+        " JOIN push.campaign_runs AS r ON r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL"
+        " WHERE m.run_id = %s AND m.state = 'queued' AND m.channel = ANY(%s) AND m.not_before <= %s ORDER BY m.channel",
+        (run_id, list(channels), dates.now()),
     )
-    return opening
+    return [row["channel"] for row in rows]
 
 
 def runs_to_deliver(connection: psycopg.Connection[Row], run_id: str | None) -> list[Row]:
-    """Runs that have something queued or in flight; one run, or all of them, oldest first."""
+    """Runs that have something queued or in flight and are not paused; one run, or all of them, oldest first."""
     return connection.execute(
         """
         SELECT r.* FROM push.campaign_runs AS r
-        WHERE r.state = 'sending' AND (%(run_id)s::text IS NULL OR r.run_id = %(run_id)s::text)
+        WHERE r.state = 'sending' AND r.paused_at IS NULL AND (%(run_id)s::text IS NULL OR r.run_id = %(run_id)s::text)
         ORDER BY r.created_at, r.run_id
         """,
         {"run_id": run_id},
     ).fetchall()
+
+
+def may_go_on(connection: psycopg.Connection[Row], run_id: str) -> bool:
+    """Whether the run still sends: nobody has paused or cancelled it, and its approval stands."""
+    return any(run["run_id"] == run_id for run in runs_to_deliver(connection, run_id))
 
 
 def open_runs() -> list[str]:

@@ -13,11 +13,12 @@ from psycopg.types.json import Jsonb
 from nightmarket import dates
 from nightmarket.campaigns import coupons
 from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
-from nightmarket.campaigns.config import SendWindow
+from nightmarket.campaigns.config import Channel, SendWindow
 from nightmarket.campaigns.experiment import SUSPICIOUS
 from nightmarket.campaigns.forecast import experiment_part
-from nightmarket.campaigns.outbox import REPEATABLE
+from nightmarket.campaigns.outbox import REPEATABLE, SECOND_STEP, STEP
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
+from nightmarket.campaigns.sms_length import SmsFrame
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.channels.wechat_pay import PayError
 from nightmarket.privacy import Keyring, mask, open_secrets
@@ -27,6 +28,7 @@ from nightmarket.warehouse import Row, connect, connect_vault, run_sql
 log = logging.getLogger(__name__)
 
 REASONS: dict[str, tuple[str, str]] = {
+    "filtered": ("不符合活动的筛选条件", "ruled out by a filter or an exclusion of the campaign"),
     "no_address": ("没有可用的联系方式", "no address on any channel of the campaign"),
     "no_consent": ("未同意接收", "no consent"),
     "suppressed": ("在屏蔽名单上（退信、拉黑）", "suppressed (bounced or blocked)"),
@@ -92,15 +94,16 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
 
     targeted, holdout = total(state="targeted"), total(state="holdout")
     findings: list[dict[str, str]] = []
+    coupon = _coupon_part(connection, run, total(state="targeted", can_have_coupon=True), findings)
+    samples = _samples(connection, run, rows, coupon, findings)
     channels = [
         {
             "channel": name,
             "messages": total(state="targeted", channel=name),
-            "cost_amount": str(total(state="targeted", channel=name) * Decimal(channel["cost_amount"])),
+            "cost_amount": str(_billed(samples, name) * Decimal(channel["cost_amount"])),
         }
         for name, channel in config["channels"].items()
     ]
-    coupon = _coupon_part(connection, run, total(state="targeted", can_have_coupon=True), findings)
     messages_amount = sum((Decimal(row["cost_amount"]) for row in channels), Decimal(0))
     coupons_amount = Decimal(coupon["face_amount"]) if coupon else Decimal(0)
     budget_amount = Decimal(campaign["budget"]["amount"])
@@ -119,7 +122,6 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
                 f"the arms are not as large as chance would make them (p = {ratio:.1e}); check the segment.",
             )
         )
-    samples = _samples(connection, run, rows, coupon, findings)
     difference = run_sql(connection, "push/audience_difference.sql", {"run_id": run["run_id"]})[0]
     excluded = [
         {"reason": reason, "members": total(reason=reason), "zh": zh, "en": en}
@@ -162,6 +164,11 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
     for position, language in enumerate(("zh", "en")):
         report[f"markdown_{language}"] = _markdown(report, language, MODES[run["mode"]][position])
     return report
+
+
+def _billed(samples: Sequence[Mapping[str, Any]], channel: str) -> int:
+    """Messages a channel bills at most: long SMS count for several."""
+    return sum(sample["members"] * sample["parts"] for sample in samples if sample["channel"] == channel)
 
 
 def _finding(severity: str, zh: str, en: str) -> dict[str, str]:
@@ -248,13 +255,14 @@ def _samples(
             "unsubscribe_link": signed_link(config["link_base_url"], "u", "preview"),
         }
         try:
-            content = CompiledTemplate(source).render(language, variables)
+            compiled = CompiledTemplate(source, SmsFrame.of(name, Channel.model_validate(config["channels"][name])))
+            content, parts = compiled.render(language, variables), compiled.most_parts(language, variables)
         except (RenderError, ConfigError) as error:
             findings.append(_finding("fail", f"模板无法渲染：{error}", f"a template does not render: {error}"))
             continue
         text = f"{content.subject}\n\n{content.text}" if content.subject else content.text
         samples.append({"channel": name, "variant": row["variant"], "language": language, "has_coupon": row["can_have_coupon"],
-                        "members": row["member_count"], "text": text})  # fmt: skip
+                        "members": row["member_count"], "parts": parts, "text": text})  # fmt: skip
     return samples
 
 
@@ -337,7 +345,11 @@ def check_laws(run_id: str) -> list[Law]:
     """
     with connect(application_name="nightmarket-laws") as connection:
         run = lock_run(connection, run_id)
-        facts = run_sql(connection, "push/laws.sql", {"run_id": run_id, "repeatable": REPEATABLE})[0]
+        facts = run_sql(
+            connection,
+            "push/laws.sql",
+            {"run_id": run_id, "repeatable": REPEATABLE, "first_step": STEP, "second_step": SECOND_STEP},
+        )[0]
         laws = _laws(connection, run, facts)
         for law in laws:
             connection.execute(
@@ -383,6 +395,11 @@ def _laws(connection: psycopg.Connection[Row], run: Row, facts: Row) -> list[Law
         _none("hold-outs receive nothing", facts["leaked_count"], "messages at the address of a held-out member"),
         _none("one address once", facts["same_address_count"], "addresses with two messages of this run"),
         _none("never twice", facts["twice_count"], "messages with two calls that may both have gone out"),
+        _none(
+            "second only after none",
+            facts["needless_count"],
+            "second messages although the first one had arrived or is in doubt",
+        ),
         _none("nothing late", facts["late_count"], "messages accepted after the run expired"),
         _none("nothing unapproved", facts["unapproved_count"], "messages of content nobody approved"),
         Law(
@@ -410,9 +427,9 @@ def _preview_law(connection: psycopg.Connection[Row], run: Row, facts: Row, star
     """Preview is reality: the report a person saw, and the last dry run of the same day and content, equal the outbox."""
     sizes = run["report"]["sizes"]
     is_kept = sizes["targeted"] == facts["targeted_count"] and (
-        not started or facts["message_count"] == sizes["targeted"]
+        not started or facts["message_count"] - facts["second_count"] == sizes["targeted"]
     )
-    observed = f"the report said {sizes['targeted']:,} messages, the outbox has {facts['message_count']:,}"
+    observed = f"the report said {sizes['targeted']:,} messages, the outbox has {facts['message_count'] - facts['second_count']:,}"
     preview = connection.execute(
         """
         SELECT run_id, report, audience_checksum FROM push.campaign_runs
@@ -422,7 +439,7 @@ def _preview_law(connection: psycopg.Connection[Row], run: Row, facts: Row, star
         """,
         (run["campaign"], run["as_of"], run["config_hash"], run["size_limit"], run["created_at"]),
     ).fetchone()
-    if preview and run["mode"] == "live":
+    if preview and run["mode"] == "live" and run["rebuilt_at"] is None:  # else a later report took the dry run's place
         is_kept = is_kept and preview["audience_checksum"] == run["audience_checksum"]
         same = "the same" if preview["audience_checksum"] == run["audience_checksum"] else "another"
         observed += f"; dry run {preview['run_id']} said {preview['report']['sizes']['targeted']:,} to {same} audience"

@@ -31,13 +31,17 @@ KEEPALIVE_SECONDS = 3.0  # below every server's own: a connection the server is 
 
 @dataclass(frozen=True)
 class Content:
-    """A rendered message. `fields` belong to template messages, `subject` and `html` to e-mail."""
+    """A rendered message. `fields` belong to template messages, `subject` and `html` to e-mail, `sign` to SMS.
+
+    `text` of an SMS is what the phone will show; the vendor makes it from its template, `fields` and `sign`.
+    """
 
     text: str = ""
     html: str = ""
     subject: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     template_id: str = ""
+    sign: str = ""  # SMS: the registered signature, without brackets
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Outcome:
     retry_after: float = 0.0  # seconds
     suppress: str = ""  # why this address must not be used again; "" = it may be
     suppress_days: int | None = None  # for so long; None = for good
+    is_final: bool = False  # unknown, and repeating the call would not help any more, also where calls are repeatable
 
 
 @dataclass(frozen=True)
@@ -169,8 +174,8 @@ def _read(status: int, raw: bytes, headers: Mapping[str, str]) -> Answer | Outco
 
 
 def retry_after(headers: Mapping[str, str], default: float = 5.0) -> float:
-    """Seconds of a Retry-After header; `default` when it is missing or a date."""
+    """Seconds of a Retry-After header, or of JPush's own; `default` when it is missing or a date."""
     try:
-        return max(0.0, float(headers.get("Retry-After", default)))
+        return max(0.0, float(headers.get("Retry-After") or headers.get("X-Rate-Limit-Reset") or default))
     except ValueError:
         return default

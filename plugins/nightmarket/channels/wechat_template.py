@@ -15,6 +15,7 @@ class WeChatTemplate(WeChatChannel):
     """
 
     name: ClassVar[str] = "wechat_template"
+    reports_delivery: ClassVar[bool] = True
 
     async def send(self, call: Call) -> Outcome:
         body = {

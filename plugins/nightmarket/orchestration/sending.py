@@ -13,6 +13,7 @@ from airflow.sdk import task
 from nightmarket.orchestration.tables import text_table
 
 log = logging.getLogger(__name__)
+ASK_SECONDS = 10 * 60
 DELIVER_SECONDS = 45 * 60  # a task delivers so long at most; deliver_outbox goes on with the rest
 
 
@@ -75,6 +76,22 @@ def deliver(campaign_run: str | None) -> dict[str, Any]:
     counts = delivery.deliver(campaign_run, f"{socket.gethostname()}:{os.getpid()}", DELIVER_SECONDS)
     log.info("delivered:\n%s", text_table([counts]))
     return counts
+
+
+@task
+def ask_platforms() -> dict[str, Any]:
+    """What became of messages in doubt, and of those an employee must confirm, where the platform can be asked."""
+    from nightmarket.campaigns import delivery
+
+    return delivery.ask(f"{socket.gethostname()}:{os.getpid()}", ASK_SECONDS)
+
+
+@task
+def queue_second_messages() -> dict[str, Any]:
+    """Over the next channel, where a campaign asks for it and no receipt came in time."""
+    from nightmarket.campaigns import outbox
+
+    return outbox.queue_second_messages()
 
 
 @task
