@@ -1,8 +1,8 @@
--- mart.campaign_funnels: what became of the members of each run: targeted, accepted, delivered, clicked, ordered, paid, money.
+-- mart.campaign_funnels: what became of the members of each run: targeted, accepted, delivered, clicked, visited, ordered, paid, money.
 -- Grain: one row per run, arm and variant; variant '' = all members of the arm.
 -- Params: business_date (date).
 -- Reads: core.exposures, core.message_events, core.coupon_events, core.orders, core.refunds, core.member_identities,
---   core.members
+--   core.members, core.interactions
 -- Rerun: safe; rows that do not differ are not rewritten. Figures ripen; a run for an older date leaves rows alone that a
 -- later night has changed (docs/decisions/0022-ripening-figures.md).
 -- An order belongs to a run when it was paid at or after the member's first exposure and before the end of the attribution
@@ -67,11 +67,22 @@ coupons AS (
         x.member_id,
         count(*) FILTER (WHERE c.kind = 'issued') AS issued_count,
         count(*) FILTER (WHERE c.kind = 'redeemed') AS redeemed_count,
+        count(*) FILTER (WHERE c.kind = 'expired') AS expired_count,
         sum(c.face_amount) FILTER (WHERE c.kind = 'redeemed') AS redeemed_amount
     FROM (SELECT DISTINCT run_id, member_id, coupon_request FROM exposed WHERE coupon_request IS NOT NULL) AS x
     JOIN core.coupon_events AS c ON c.coupon_request = x.coupon_request
     JOIN night AS n ON c.occurred_at < n.ends_at
     GROUP BY x.run_id, x.member_id
+),
+visitors AS (
+    -- came to a page or the account of ours inside the window, by whatever way: in both arms
+    SELECT DISTINCT m.run_id, m.member_id
+    FROM members AS m
+    CROSS JOIN night AS n
+    JOIN core.member_identities AS mi ON mi.member_id = m.member_id
+    JOIN core.interactions AS i
+        ON i.identity_id = mi.identity_id AND i.kind IN ('visit', 'click', 'menu', 'scan')
+        AND i.occurred_at >= m.exposed_at AND i.occurred_at < least(m.attribution_until, n.ends_at)
 ),
 member_orders AS (
     SELECT
@@ -121,6 +132,8 @@ member_results AS (
         r.is_accepted, r.is_delivered, r.is_failed, r.is_opened, r.is_clicked, r.is_unsubscribed,
         coalesce(c.issued_count, 0) AS coupon_issued_count,
         coalesce(c.redeemed_count, 0) AS coupon_redeemed_count,
+        coalesce(c.expired_count, 0) AS coupon_expired_count,
+        v.member_id IS NOT NULL AS has_visited,
         coalesce(c.redeemed_amount, 0) AS coupon_cost_amount,
         b.has_ordered,
         coalesce(b.order_count, 0) AS order_count,
@@ -129,6 +142,7 @@ member_results AS (
     FROM members AS m
     LEFT JOIN reactions AS r ON r.run_id = m.run_id AND r.member_id = m.member_id
     LEFT JOIN coupons AS c ON c.run_id = m.run_id AND c.member_id = m.member_id
+    LEFT JOIN visitors AS v ON v.run_id = m.run_id AND v.member_id = m.member_id
     LEFT JOIN bought AS b ON b.run_id = m.run_id AND b.member_id = m.member_id
     LEFT JOIN refunded AS f ON f.run_id = m.run_id AND f.member_id = m.member_id
 ),
@@ -150,6 +164,8 @@ final AS (
         count(*) FILTER (WHERE is_unsubscribed) AS unsubscribed_count,
         sum(coupon_issued_count) AS coupon_issued_count,
         sum(coupon_redeemed_count) AS coupon_redeemed_count,
+        sum(coupon_expired_count) AS coupon_expired_count,
+        count(*) FILTER (WHERE has_visited) AS visited_count,
         count(*) FILTER (WHERE has_ordered) AS ordered_count,
         count(*) FILTER (WHERE order_count > 0) AS buyer_count,
         sum(order_count) AS order_count,
@@ -172,14 +188,14 @@ vanished AS (
 INSERT INTO mart.campaign_funnels (
     run_id, campaign, arm, variant, as_of, business_date, purpose, attribution_until, member_count, accepted_count,
     delivered_count, failed_count, opened_count, clicked_count, unsubscribed_count, coupon_issued_count,
-    coupon_redeemed_count, ordered_count, buyer_count, order_count, revenue_amount, refund_amount, net_revenue_square_sum,
-    cost_amount
+    coupon_redeemed_count, coupon_expired_count, visited_count, ordered_count, buyer_count, order_count, revenue_amount,
+    refund_amount, net_revenue_square_sum, cost_amount
 )
 SELECT
     f.run_id, f.campaign, f.arm, f.variant, f.as_of, %(business_date)s::date, f.purpose, f.attribution_until,
     f.member_count, f.accepted_count, f.delivered_count, f.failed_count, f.opened_count, f.clicked_count,
-    f.unsubscribed_count, f.coupon_issued_count, f.coupon_redeemed_count, f.ordered_count, f.buyer_count, f.order_count,
-    f.revenue_amount, f.refund_amount, f.net_revenue_square_sum, f.cost_amount
+    f.unsubscribed_count, f.coupon_issued_count, f.coupon_redeemed_count, f.coupon_expired_count, f.visited_count,
+    f.ordered_count, f.buyer_count, f.order_count, f.revenue_amount, f.refund_amount, f.net_revenue_square_sum, f.cost_amount
 FROM final AS f
 ON CONFLICT (run_id, arm, variant) DO UPDATE SET
     campaign = excluded.campaign,
@@ -196,6 +212,8 @@ ON CONFLICT (run_id, arm, variant) DO UPDATE SET
     unsubscribed_count = excluded.unsubscribed_count,
     coupon_issued_count = excluded.coupon_issued_count,
     coupon_redeemed_count = excluded.coupon_redeemed_count,
+    coupon_expired_count = excluded.coupon_expired_count,
+    visited_count = excluded.visited_count,
     ordered_count = excluded.ordered_count,
     buyer_count = excluded.buyer_count,
     order_count = excluded.order_count,
@@ -210,6 +228,7 @@ WHERE
         campaign_funnels.member_count, campaign_funnels.accepted_count, campaign_funnels.delivered_count,
         campaign_funnels.failed_count, campaign_funnels.opened_count, campaign_funnels.clicked_count,
         campaign_funnels.unsubscribed_count, campaign_funnels.coupon_issued_count, campaign_funnels.coupon_redeemed_count,
+        campaign_funnels.coupon_expired_count, campaign_funnels.visited_count,
         campaign_funnels.ordered_count, campaign_funnels.buyer_count, campaign_funnels.order_count,
         campaign_funnels.revenue_amount, campaign_funnels.refund_amount, campaign_funnels.net_revenue_square_sum,
         campaign_funnels.cost_amount
@@ -219,6 +238,7 @@ WHERE
         excluded.member_count, excluded.accepted_count, excluded.delivered_count,
         excluded.failed_count, excluded.opened_count, excluded.clicked_count,
         excluded.unsubscribed_count, excluded.coupon_issued_count, excluded.coupon_redeemed_count,
+        excluded.coupon_expired_count, excluded.visited_count,
         excluded.ordered_count, excluded.buyer_count, excluded.order_count,
         excluded.revenue_amount, excluded.refund_amount, excluded.net_revenue_square_sum,
         excluded.cost_amount
