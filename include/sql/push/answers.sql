@@ -17,7 +17,10 @@ SET state = CASE WHEN u.goes_on THEN 'queued' ELSE u.state END,
     routes = CASE WHEN u.goes_on THEN m.routes - 0 ELSE m.routes END,
     group_key = CASE WHEN u.goes_on THEN NULL ELSE m.group_key END,
     platform_message_id = coalesce(nullif(u.platform_id, ''), m.platform_message_id),
-    last_error = CASE WHEN u.state IN ('accepted', 'waiting_staff') THEN NULL ELSE nullif(concat_ws(': ', nullif(u.code, ''), nullif(u.text, '')), '') END,
+    last_error = CASE
+        WHEN u.state NOT IN ('accepted', 'waiting_staff')
+            THEN nullif(concat_ws(': ', nullif(u.code, ''), nullif(u.text, '')), '')
+    END,
     not_before = CASE WHEN u.state = 'queued' THEN u.not_before ELSE m.not_before END,
     accepted_at = CASE WHEN u.state = 'accepted' THEN %(now_at)s::timestamptz END,
     lease_owner = CASE WHEN u.state = 'unknown' THEN m.lease_owner END,
@@ -25,7 +28,7 @@ SET state = CASE WHEN u.goes_on THEN 'queued' ELSE u.state END,
     updated_at = %(now_at)s::timestamptz
 FROM (
     SELECT
-        n.*,
+        n.message_id, n.code, n.text, n.platform_id, n.state, n.not_before,
         n.state = 'failed' AND jsonb_array_length(c.routes) > 0 AND NOT EXISTS (   -- unless an earlier call may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = n.message_id AND a.outcome IN ('accepted', 'unknown')
         ) AS goes_on

@@ -1,6 +1,7 @@
 -- push.attempts: write down that these calls are about to be made, for the messages this worker still holds.
 -- Grain: one row per message and attempt; returns the messages that may be called now. The lease starts anew.
--- Params: message_ids, worker, now_at, lease_until, opens, closes (the send window), house_zone.   Rerun: no; a repeated call would be a second attempt.
+-- Params: message_ids, worker, now_at, lease_until, opens, closes (the send window), house_zone.
+-- Rerun: no; a repeated call would be a second attempt.
 WITH
 held AS (
     UPDATE push.messages AS m

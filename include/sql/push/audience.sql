@@ -3,7 +3,7 @@
 -- Params: run_id, purpose, as_of_at (all gates look back from it), planned_at (first allowed sending instant after it),
 --   planned_until (end of that day's send window), month_start, account (the WeChat account), channels, families,
 --   consent_kinds, month_limits, window_hours, window_limits (arrays in channel order; NULL = no such rule),
---   cap_messages, cap_since, campaign, as_of, stock_id, coupon_limit (NULL = no coupon), global_salt, global_share,
+--   cap_messages, cap_since, campaign, as_of, stock_id, coupon_limit (NULL = no coupon), coupon_needs_openid, global_salt, global_share,
 --   salt, holdout_share, variants, bounds, max_messages, default_language, group_channel, can_fall_back (boolean).
 -- Reads: audience_segment (temporary: member_id, facts), audience_rules (temporary: member_id, rule), core.member_identities,
 --   core.identities, core.followers, core.follow_events, core.consents, core.interactions, core.profiles, push.messages, push.coupons,
@@ -63,7 +63,7 @@ forbidden AS (   -- at the as-of instant; once for all, because a segment may be
 ),
 given AS (   -- elsewhere: the address of each family that was given most recently
     SELECT DISTINCT ON (k.member_id, o.family) k.member_id, o.family, k.value AS address
-    FROM (SELECT DISTINCT c.family, core.address_kind(c.family) AS kind FROM channel_order AS c WHERE c.family <> 'wechat') AS o
+    FROM (SELECT DISTINCT d.family, core.address_kind(d.family) AS kind FROM channel_order AS d WHERE d.family <> 'wechat') AS o
     JOIN known AS k ON k.kind = o.kind
     LEFT JOIN core.consents AS c
         ON c.identity_id = k.identity_id AND c.channel = o.family AND c.occurred_at < %(as_of_at)s::timestamptz
@@ -188,7 +188,8 @@ gated AS (   -- the gates, in order; the first that applies is the reason
             WHEN r.channels IS NULL THEN 'channel_limit'
             WHEN f.recent_count >= %(cap_messages)s::integer THEN 'capped'
             WHEN f.is_reached THEN 'already_reached'
-            WHEN f.openid IS NOT NULL AND f.coupon_count >= %(coupon_limit)s::integer THEN 'coupon_limit'
+            WHEN (f.openid IS NOT NULL OR NOT %(coupon_needs_openid)s::boolean) AND f.coupon_count >= %(coupon_limit)s::integer
+                THEN 'coupon_limit'
             WHEN ('x' || left(encode(sha256(convert_to(%(global_salt)s::text || ':' || f.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
                  / 281474976710656.0::double precision < %(global_share)s::double precision THEN 'global_holdout'
         END AS reason

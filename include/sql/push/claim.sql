@@ -13,10 +13,13 @@ WITH
 picked AS (
     SELECT
         m.message_id, m.member_id, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
-        EXISTS (  -- an earlier call of this message may have gone out
+        EXISTS (  -- noqa: CP03,LT01,LT06
+            -- an earlier call of this message may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
         ) AS is_doubted,
-        push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text)) AS opens_at
+        push.next_opening(
+            %(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text)
+        ) AS opens_at
     FROM push.messages AS m
     WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
       AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text

@@ -18,6 +18,17 @@ CREATE OR REPLACE FUNCTION core.address_kind(channel text) RETURNS text LANGUAGE
 $$;
 -- The person's own clock, an IANA name, when a form or a shop told it. NULL: the clock of the house.
 ALTER TABLE core.profiles ADD COLUMN time_zone text;
+-- The name of a time zone as somebody wrote it, or NULL when there is no such zone: a wrong one must not stop the outbox.
+CREATE FUNCTION core.known_zone(name text) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF name !~ '^[A-Za-z]+/[A-Za-z0-9_/+-]+$' THEN
+        RETURN NULL;
+    END IF;
+    PERFORM now() AT TIME ZONE name;
+    RETURN name;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN NULL;
+END $$;
 
 -- As in 0004, with contacts of WeCom.
 CREATE OR REPLACE VIEW push.suppressions AS
@@ -79,6 +90,74 @@ CREATE FUNCTION push.next_opening(at_instant timestamptz, opens time, closes tim
     END
     FROM (SELECT (at_instant AT TIME ZONE zone)::date AS day, (at_instant AT TIME ZONE zone)::time AS clock) AS l
 $$;
+
+-- The key a platform itself handed out for a message (JPush's cid), kept before the first call with it. A row says that a call may
+-- have gone out. docs/connections/jpush.md
+CREATE TABLE push.platform_keys (
+    account text NOT NULL,
+    message_key text NOT NULL,
+    platform_key text NOT NULL,
+    obtained_at timestamptz NOT NULL,    -- how long the platform remembers it counts from here
+    PRIMARY KEY (account, message_key)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON push.platform_keys TO nightmarket_etl;
+GRANT SELECT ON push.platform_keys TO nightmarket_reader;
+
+-- Who allowed one subscription notice of a WeChat template, or refused them: one row per push of WeChat and template.
+CREATE TABLE core.subscribe_events (
+    source_id text NOT NULL,             -- the account
+    event_id text NOT NULL,
+    openid text NOT NULL,
+    template_id text NOT NULL,           -- WeChat's
+    kind text NOT NULL CHECK (kind IN ('accept', 'reject')),
+    occurred_at timestamptz NOT NULL,
+    PRIMARY KEY (source_id, event_id)
+);
+CREATE INDEX ON core.subscribe_events (openid, template_id, occurred_at);
+CREATE INDEX messages_noticed ON push.messages (address) WHERE channel = 'wechat_subscribe';
+-- How many notices of a template a person still allows: each acceptance one, less every call that may have used one up; a refusal,
+-- the person's or WeChat's (43101), ends what was allowed before.
+CREATE FUNCTION push.subscribe_balance(of_account text, of_openid text, of_template text, at_instant timestamptz)
+RETURNS integer LANGUAGE sql STABLE AS $$
+    WITH calls AS MATERIALIZED (
+        SELECT a.started_at, a.platform_code = '43101' AS is_refused
+        FROM push.messages AS m
+        JOIN push.campaign_runs AS r ON r.run_id = m.run_id
+        JOIN push.attempts AS a ON a.message_id = m.message_id AND a.channel = 'wechat_subscribe'
+        WHERE m.channel = 'wechat_subscribe' AND m.account = of_account AND m.address = of_openid AND a.started_at <= at_instant
+          AND r.config -> 'templates' -> ((r.config #>> '{channels,wechat_subscribe,templates}') || '/' || m.template) ->> 'template_id'
+              = of_template
+          AND (a.outcome IS NULL OR a.outcome IN ('accepted', 'unknown') OR a.platform_code = '43101')
+    ),
+    words AS MATERIALIZED (
+        SELECT e.kind, e.occurred_at FROM core.subscribe_events AS e
+        WHERE e.source_id = of_account AND e.openid = of_openid AND e.template_id = of_template AND e.occurred_at <= at_instant
+    ),
+    ended AS (
+        SELECT greatest(
+            (SELECT max(w.occurred_at) FROM words AS w WHERE w.kind = 'reject'),
+            (SELECT max(c.started_at) FROM calls AS c WHERE c.is_refused)
+        ) AS at
+    )
+    SELECT greatest(0,
+        (SELECT count(*) FROM words AS w WHERE w.kind = 'accept' AND (z.at IS NULL OR w.occurred_at > z.at))
+        - (SELECT count(*) FROM calls AS c WHERE c.is_refused IS NOT TRUE AND (z.at IS NULL OR c.started_at > z.at))
+    )::integer
+    FROM ended AS z
+$$;
+-- May this message go out as a subscription notice now?
+CREATE FUNCTION push.may_notify(of_message bigint, at_instant timestamptz) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT push.subscribe_balance(
+        m.account, m.address,
+        r.config -> 'templates' -> ((r.config #>> '{channels,wechat_subscribe,templates}') || '/' || m.template) ->> 'template_id',
+        at_instant
+    ) > 0
+    FROM push.messages AS m
+    JOIN push.campaign_runs AS r ON r.run_id = m.run_id
+    WHERE m.message_id = of_message
+$$;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON core.subscribe_events TO nightmarket_etl;
+GRANT SELECT ON core.subscribe_events TO nightmarket_reader;
 
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON push.quota_counts TO nightmarket_etl;
 GRANT SELECT ON push.quota_counts TO nightmarket_reader;
