@@ -200,7 +200,7 @@ def test_far_more_than_usual_stops_the_journey(orders: Orders) -> None:
         data["max_messages"] = 2
     for _ in range(3):
         orders.signed(orders.buyer())
-    with pytest.raises(RunRefused, match="3 review requests are due, more than the guard of 2"):
+    with pytest.raises(RunRefused, match="3 messages about reviews are due, more than the guard of 2"):
         orders.night(AS_OF)
     assert orders.keys() == []
     assert orders.db.execute("SELECT count(*) AS n FROM push.campaign_runs").fetchone() == {"n": 0}

@@ -1,7 +1,8 @@
 """Journeys: what is due is computed from tables every night, so a missed night is caught up, once, without piling up.
 
 Review collection: a signed order without a review gets one request and one reminder, each with its own message key for
-ever; any review on any line ends it. Nobody reads the rating to decide whom to ask.
+ever; any review on any line ends it, and is thanked for and rewarded, whatever it says. Nobody reads the rating to decide
+whom to ask, to thank or to reward; only a service case looks at it (campaigns/cases.py).
 """
 
 import logging
@@ -28,19 +29,24 @@ from nightmarket.campaigns.audience import (
 from nightmarket.campaigns.config import ChannelsFile, ReviewJourney, load_channels, load_journey
 from nightmarket.campaigns.rendering import load_template
 from nightmarket.channels.registry import CHANNELS
+from nightmarket.grants import use_points
 from nightmarket.settings import get_settings
+from nightmarket.sources import load_sources
 from nightmarket.warehouse import Row, advisory_lock, connect, run_sql
 
 log = logging.getLogger(__name__)
 REVIEWS = "followup_reviews"
+# step of a message -> what was done
+STEPS = {"ask": "asked", "remind": "reminded", "thanks": "thanked", "survey": "surveyed"}
+WITH_SURVEY = ("thanks", "survey")  # the link of these messages leads to a survey
 
 
 def run_reviews(business_date: date) -> dict[str, Any]:
-    """Put the review requests and reminders that are due at the end of `business_date` into the outbox.
+    """Reward the reviews that came in, and put what is due at the end of `business_date` into the outbox.
 
-    Returns run_id, asked, reminded, excluded (reason: members) and skipped (why nothing was looked for, or "").
-    Repeating it adds only what became due since. Raises RunRefused when the night is not green or when more messages
-    are due than the journey's size guard allows; then nothing is queued.
+    Returns run_id, asked, reminded, thanked, surveyed, rewarded, excluded (reason: members) and skipped (why nothing was
+    looked for, or ""). Repeating it adds only what became due since. Raises RunRefused when the night is not green or when
+    more messages or rewards are due than the journey's size guard allows; then nothing is queued or given.
     """
     journey, channels = load_journey(REVIEWS), load_channels()
     plan = Plan.of(business_date, journey.send_window, journey.expires_after_hours)
@@ -52,31 +58,50 @@ def run_reviews(business_date: date) -> dict[str, Any]:
             skipped = f"requests for {business_date} would have had to go out by {plan.expires_at:%Y-%m-%d %H:%M}"
             log.warning("%s: %s", run_id, skipped)
             due: list[Row] = []
+            rewarded = 0
         else:
             skipped = ""
             require_green(connection, business_date)
-            due = run_sql(connection, "push/review_requests.sql", _parameters(run_id, journey, channels, plan))
+            parameters = _parameters(run_id, journey, channels, plan)
+            rewarded = _reward(connection, run_id, journey, parameters)
+            due = run_sql(connection, "push/review_requests.sql", parameters)
         targeted = [row for row in due if row["reason"] is None]
         if len(targeted) > journey.max_messages:
             raise RunRefused(
-                f"{run_id}: {len(targeted):,} review requests are due, more than the guard of {journey.max_messages:,}"
+                f"{run_id}: {len(targeted):,} messages about reviews are due, more than the guard of {journey.max_messages:,}"
                 f" in include/config/journeys/{journey.journey}.yaml; nothing is queued."
             )
         queued = _queue(connection, run_id, journey, channels, plan, due)
         _close_building(connection, run_id, bool(queued))
         steps = Counter(row["step"] for row in queued)
         excluded = Counter(row["reason"] for row in due if row["reason"])
-        audit(connection, journey.journey, "enqueue", run_id, {"asked": steps["ask"], "reminded": steps["remind"]})
-    log.info(
-        "%s: %s asked, %s reminded, not reachable: %s", run_id, steps["ask"], steps["remind"], dict(excluded) or "none"
-    )
-    return {
-        "run_id": run_id,
-        "asked": steps["ask"],
-        "reminded": steps["remind"],
-        "excluded": dict(excluded),
-        "skipped": skipped,
-    }
+        done = {name: steps[step] for step, name in STEPS.items()} | {"rewarded": rewarded}
+        audit(connection, journey.journey, "enqueue", run_id, done)
+    words = ", ".join(f"{count:,} {name}" for name, count in done.items())
+    log.info("%s: %s, not reachable: %s", run_id, words, dict(excluded) or "none")
+    return {"run_id": run_id, **done, "excluded": dict(excluded), "skipped": skipped}
+
+
+def _reward(
+    connection: psycopg.Connection[Row], run_id: str, journey: ReviewJourney, parameters: dict[str, Any]
+) -> int:
+    """Points for every order that was reviewed, once, in shops where that is allowed; how many orders are new."""
+    due = run_sql(connection, "push/review_rewards.sql", parameters)
+    if len(due) > journey.max_messages:
+        raise RunRefused(
+            f"{run_id}: {len(due):,} reviews are due for a reward, more than the guard of {journey.max_messages:,}"
+            f" in include/config/journeys/{journey.journey}.yaml; nothing is given."
+        )
+    for row in due:  # each is a transaction of its own, kept by its use_id: a repetition gives nothing twice
+        use_points(
+            row["member_id"],
+            journey.reward_points,
+            kind="adjust",
+            use_id=row["use_id"],
+            reason="a review, whatever it says",
+            actor=journey.journey,
+        )
+    return len(due)
 
 
 def _open_run(
@@ -113,7 +138,7 @@ def _open_run(
 def _freeze(journey: ReviewJourney, channels: ChannelsFile) -> dict[str, Any]:
     """As audience.freeze: what the run sends is what stood in the files when it began."""
     folders = sorted({channels.channels[name].templates for name in journey.channels})
-    names = sorted({journey.templates.ask, journey.templates.remind})
+    names = sorted(set(journey.templates.model_dump().values()))
     return {
         "campaign": {**journey.model_dump(mode="json"), "campaign": journey.journey},
         **freeze_channels(channels, journey.channels),
@@ -138,6 +163,10 @@ def _parameters(run_id: str, journey: ReviewJourney, channels: ChannelsFile, pla
         "ask_until": ask_until,
         "remind_from": remind_until - timedelta(days=journey.remind_within_days),
         "remind_until": remind_until,
+        "written_from": plan.as_of_at - timedelta(days=journey.thanks_within_days),
+        "rewarded_sources": [
+            source_id for source_id, source in load_sources().items() if journey.rewards.get(source.platform, False)
+        ],
         "gap_since": plan.planned_at - timedelta(days=journey.gap_days),
         "account": next((c.account for c, family in zip(chosen, families, strict=True) if family == "wechat"), ""),
         "channels": list(journey.channels),
@@ -172,7 +201,7 @@ def _queue(
         ).fetchone()  # fmt: skip
         if inserted and not row["reason"]:
             new_rows.append(row)
-    template = {"ask": journey.templates.ask, "remind": journey.templates.remind}
+    template = journey.templates.model_dump()
     with connection.cursor() as cursor:
         cursor.executemany(
             """
@@ -183,11 +212,20 @@ def _queue(
             [
                 (row["message_key"], run_id, row["member_id"], row["step"], row["channel"],
                  channels.channels[row["channel"]].account, row["address"], template[row["step"]], row["language"],
-                 Jsonb({"member": {"name": row["name"], "tier": None}, "order": row["order_facts"]}),
+                 Jsonb({"member": {"name": row["name"], "tier": None}, "order": row["order_facts"],
+                        "reward": row["reward_points"] and {"points": row["reward_points"]}}),
                  not_before, plan.expires_at, now, now)
                 for row in new_rows
             ],
         )  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO push.surveys (message_key, language, created_at, expires_at) VALUES (%s, %s, %s, %s)",
+            [
+                (row["message_key"], row["language"], now, not_before + timedelta(days=journey.survey_valid_days))
+                for row in new_rows
+                if row["step"] in WITH_SURVEY
+            ],
+        )
     return new_rows
 
 

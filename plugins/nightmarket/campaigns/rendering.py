@@ -28,7 +28,7 @@ from nightmarket.channels.base import Content
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, where
 
 # Everything a template may say. `member` is None in a mass message (one text for all), `coupon` is None for a member
-# who gets none, `order` exists in review requests only: test them with {% if %}.
+# who gets none, `order` and `reward` exist in messages about reviews only: test them with {% if %}.
 VARIABLES: dict[str, str] = {
     "member.name": "how the person is called; None when we do not know it",
     "member.tier": "name of the member's tier in the message's language; None when the member has none",
@@ -45,11 +45,12 @@ VARIABLES: dict[str, str] = {
     "order.date": "day the order was signed for, YYYY-MM-DD",
     "shop.name": "who is speaking, from channels.yaml",
     "shop.contact": "how to reach us, from channels.yaml",
+    "reward.points": "points given for a review; in thanks for a review only",
     "link": "signed link that counts the click of this message",
     "unsubscribe_link": "signed link that ends messages like this one",
 }
 MEMBER_FACTS = frozenset(name for name in VARIABLES if name.startswith("member.")) - {"member.name", "member.tier"}
-OPTIONAL = ("member", "coupon", "order")
+OPTIONAL = ("member", "coupon", "order", "reward")
 ALLOWED_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Const, nodes.If, nodes.CondExpr,
     nodes.And, nodes.Or, nodes.Not, nodes.Test, nodes.Filter, nodes.Compare, nodes.Operand,
@@ -179,7 +180,7 @@ def _samples_render(source: TemplateSource, path: Path) -> Iterator[str]:
     except ConfigError:
         return  # reported with its line above
     for language in LANGUAGES:
-        for missing in ((), OPTIONAL) if "order" not in source.sample else ((), ("member", "coupon")):
+        for missing in ((), OPTIONAL) if "order" not in source.sample else ((), ("member", "coupon", "reward")):
             variables = {**source.sample, **dict.fromkeys(missing)}
             try:
                 compiled.render(language, variables)
@@ -257,7 +258,7 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def signed_link(base_url: str, kind: str, key: str) -> str:
-    """`kind` r counts a click, u unsubscribes. The signature stops others from making links that look like ours."""
+    """`kind` r counts a click, u unsubscribes, s is a survey. The signature stops others from making links that look like ours."""
     return f"{base_url}/{kind}/{quote(key, safe='')}?s={_signature(kind, key)}"
 
 
@@ -265,7 +266,7 @@ def link_key(path: str, signature: str) -> str | None:
     """The message key of the path of a link, e.g. /r/a%2Fb, or None when the signature is not ours."""
     _, kind, encoded = path.split("/", 2)
     key = unquote(encoded)
-    return key if hmac.compare_digest(_signature(kind, key), signature) else None
+    return key if hmac.compare_digest(_signature(kind, key).encode(), signature.encode("utf-8", "replace")) else None
 
 
 def _signature(kind: str, key: str) -> str:

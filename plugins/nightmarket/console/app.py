@@ -19,11 +19,10 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nightmarket import dates
-from nightmarket.console import charts, words
+from nightmarket.console import charts, pages, receiver, words
 from nightmarket.console.member import explain_member
 from nightmarket.console.night import kpi_lines, notices, read_night, read_pauses, read_run_parts, read_runs
 from nightmarket.console.queries import Reader, reader
-from nightmarket.console.receiver import create_router
 from nightmarket.settings import ConfigError
 from nightmarket.sources import load_sources
 
@@ -70,8 +69,10 @@ def create_app(
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")  # style and script only, no data
-    app.include_router(create_router())  # the one route without a sign-in: platforms sign what they push
-    pages = _environment()
+    archive = receiver.Receiver()
+    app.include_router(receiver.create_router(archive))  # without a sign-in: platforms sign what they push,
+    app.include_router(pages.create_router(archive))  # and we have signed the links of our messages
+    templates = _environment()
 
     def show(request: Request, template: str, status: int = 200, **values: Any) -> Response:
         chosen = request.query_params.get("lang")
@@ -84,7 +85,7 @@ def create_app(
         def other_language() -> str:
             return "?" + urlencode({**request.query_params, "lang": "en" if language == "zh" else "zh"})
 
-        html = pages.get_template(template).render(
+        html = templates.get_template(template).render(
             **values, language=language, link=link, other_language=other_language(),
             t=lambda zh, en: zh if language == "zh" else en,
             w=lambda table, code: getattr(words.say(table, code), language),

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -38,6 +39,8 @@ COUNT_SECONDS = (
     60.0  # refusals are written down as one row a minute and source, so that nobody can fill a table with them
 )
 KEY_CHARACTERS = 300
+Connection = psycopg.Connection[tuple[object, ...]]
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +53,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.refusals: Counter[str] = Counter()  # by source, since the process started
-        self._idle: queue.LifoQueue[psycopg.Connection[tuple[object, ...]]] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
         self._secrets: dict[str, tuple[float, Credentials]] = {}
         self._written: dict[str, tuple[float, int]] = {}  # by source: when refusals were written down, how many
         self._lock = threading.Lock()
@@ -67,7 +70,7 @@ class Receiver:
         if answer.status == REFUSED.status:
             self._count_refusal(source_id)
         elif answer.pushes:
-            self._store(source_id, answer.pushes)
+            self.run(lambda connection: self.store(connection, source_id, answer.pushes))
         return answer
 
     def _ask(
@@ -83,17 +86,20 @@ class Receiver:
         self._secrets[conn_id] = time.monotonic(), secrets
         return receive(secrets, request)
 
-    def _store(self, source_id: str, pushes: Sequence[Push]) -> None:
+    def store(self, connection: Connection, source_id: str, pushes: Sequence[Push]) -> int:
+        """Keep pushes, sealed, in the caller's transaction; how many of them are new."""
         keyring, now = Keyring.from_settings(), dates.now()
         rows: list[tuple[object, ...]] = []
         for push in pushes:
             key = push.key if len(push.key) <= KEY_CHARACTERS else hashlib.sha256(push.key.encode()).hexdigest()
             rows.append((source_id, key, keyring.seal(f"{source_id}/{key}", push.body.decode()), now))
         # no conflict target: naming one would need the right to read the table
-        self._write(
-            "INSERT INTO raw.pushes (source_id, push_key, body, received_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            rows,
-        )
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO raw.pushes (source_id, push_key, body, received_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                rows,
+            )
+            return cursor.rowcount
 
     def _count_refusal(self, source_id: str) -> None:
         """One more; the first, and then the sum once a minute, goes to raw.push_refusals and the log."""
@@ -107,25 +113,25 @@ class Receiver:
         log.warning("%s: %d pushes refused, their signature does not match", source_id, fresh)
         statement = "INSERT INTO raw.push_refusals (source_id, refused_count, counted_at) VALUES (%s, %s, %s)"
         try:
-            self._write(statement, [(source_id, fresh, dates.now())])
+            self.run(lambda connection: connection.execute(statement, (source_id, fresh, dates.now())))
         except psycopg.Error as error:  # the refusal stands whether it can be written down or not
             log.error("%s: refusals could not be written down: %s", source_id, type(error).__name__)
 
     # -- the database
-    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        """All rows in one transaction; over a new connection when an idle one turns out to be dead."""
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """`work` in one transaction; once more over a new connection when an idle one turns out to be dead."""
         for is_last in (False, True):
             with self._connection() as (connection, is_new):
                 try:
-                    with connection.transaction(), connection.cursor() as cursor:
-                        cursor.executemany(statement, rows)
-                    return
+                    with connection.transaction():
+                        return work(connection)
                 except psycopg.OperationalError:
                     if is_new or is_last:
                         raise
+        raise AssertionError("unreachable")
 
     @contextmanager
-    def _connection(self) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], bool]]:
+    def _connection(self) -> Iterator[tuple[Connection, bool]]:
         try:
             connection, is_new = self._idle.get_nowait(), False
         except queue.Empty:
@@ -139,7 +145,7 @@ class Receiver:
                 self._idle.put(connection)
 
     @staticmethod
-    def _connect() -> psycopg.Connection[tuple[object, ...]]:
+    def _connect() -> Connection:
         settings = get_settings()
         dsn = settings.receiver_dsn or settings.warehouse_dsn
         return psycopg.connect(
@@ -156,19 +162,30 @@ class Receiver:
             self._idle.get_nowait().close()
 
 
-def create_router(receiver: Receiver | None = None) -> APIRouter:
+class Threads:
+    """Work on the database away from the event loop, so many at a time, and answered in time."""
+
+    def __init__(self) -> None:
+        self._limiter: anyio.CapacityLimiter | None = None  # made inside the event loop that uses it
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises TimeoutError when it is not done in time; it may be done all the same."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(CONNECTIONS)
+        with anyio.fail_after(ANSWER_SECONDS):
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+
+
+def create_router(archive: Receiver) -> APIRouter:
     """The route of the archive. Statuses: 200 as the platform wants it, 403, 404, 413, 503 (send it again)."""
-    archive = receiver or Receiver()
     router = APIRouter()
-    limiter: list[anyio.CapacityLimiter] = []  # made inside the event loop that uses it
+    threads = Threads()
 
     @router.api_route("/webhooks/{source_id}", methods=["GET", "POST"])
     async def take(source_id: str, request: Request) -> Response:
-        if not limiter:
-            limiter.append(anyio.CapacityLimiter(CONNECTIONS))
         try:
             with anyio.fail_after(ANSWER_SECONDS):
-                body = await _read(request)
+                body = await read_body(request, BODY_BYTES)
                 if body is None:
                     return _answer(PushAnswer(413, b"too large"))
                 pushed = PushRequest(
@@ -178,8 +195,7 @@ def create_router(receiver: Receiver | None = None) -> APIRouter:
                     {name.lower(): value for name, value in request.headers.items()},
                     body,
                 )
-                work = partial(archive.take, source_id, pushed)
-                answer = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter[0])
+                answer = await threads(partial(archive.take, source_id, pushed))
         except Unknown:
             answer = PushAnswer(404, b"no such source")
         except TimeoutError:
@@ -194,15 +210,15 @@ def create_router(receiver: Receiver | None = None) -> APIRouter:
     return router
 
 
-async def _read(request: Request) -> bytes | None:
-    """The body, or None when it is larger than anything a platform sends."""
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """The body, or None when it has more than `limit` bytes; then the rest is not read."""
     said = request.headers.get("content-length", "0")
-    if said.isdigit() and int(said) > BODY_BYTES:
+    if said.isdigit() and int(said) > limit:
         return None
     pieces = bytearray()
     async for piece in request.stream():
         pieces += piece
-        if len(pieces) > BODY_BYTES:
+        if len(pieces) > limit:
             return None
     return bytes(pieces)
 

@@ -36,11 +36,12 @@ UNION ALL
 -- an unsubscribe link, or a reply: no more marketing on that channel
 SELECT
     n.record_id, n.batch_id, n.record_key, n.fact_source_id,
-    n.record_key AS event_id, u.channel, 'marketing', FALSE, 'unsubscribed by the link in ' || coalesce(n.message_key, 'a message'),
+    n.record_key AS event_id, u.channel, p.purpose, FALSE, 'unsubscribed by the link in ' || coalesce(n.message_key, 'a message'),
     n.received_at, CASE WHEN n.email IS NOT NULL THEN 'email' ELSE 'wechat_openid' END, coalesce(n.email, n.openid), n.message_key, 'person'
 FROM new_rows AS n
 CROSS JOIN LATERAL (SELECT CASE WHEN n.channel LIKE 'wechat%%' THEN 'wechat' ELSE n.channel END AS channel) AS u
-WHERE n.problem IS NULL AND n.kind = 'unsubscribe' AND u.channel IN ('wechat', 'email', 'sms', 'push');
+JOIN (VALUES ('marketing'), ('service')) AS p (purpose) ON p.purpose = 'marketing' OR n.purpose = 'service'
+WHERE n.problem IS NULL AND n.kind = 'unsubscribe' AND u.channel IN ('wechat', 'email', 'sms', 'push', 'wecom');
 
 DROP TABLE IF EXISTS pg_temp.spoken_words;
 CREATE TEMPORARY TABLE spoken_words ON COMMIT DROP AS
@@ -55,7 +56,7 @@ LEFT JOIN LATERAL (   -- a withdrawal that names nobody: the message knows whom 
     JOIN core.member_identities AS mi ON mi.member_id = coalesce(m.absorbed_by, m.member_id)
     JOIN core.identities AS k ON k.identity_id = mi.identity_id
     WHERE i.identity_id IS NULL AND x.message_key = w.message_key
-    ORDER BY k.kind = CASE w.channel WHEN 'wechat' THEN 'wechat_openid' WHEN 'email' THEN 'email' ELSE 'phone' END DESC, mi.identity_id
+    ORDER BY k.kind = core.address_kind(w.channel) DESC, mi.identity_id
     LIMIT 1
 ) AS own ON TRUE;
 

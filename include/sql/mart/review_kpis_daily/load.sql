@@ -2,12 +2,12 @@
 -- the business date.
 -- Grain: one row per source and day of signing (Asia/Shanghai) with at least one signed order.
 -- Params: business_date (date).
--- Reads: core.orders, core.reviews, core.message_events, mart.touched_days, mart.touched_facts, mart.review_kpis_daily, mart.marks
+-- Reads: core.orders, core.reviews, core.message_events, core.point_uses, mart.touched_days, mart.touched_facts, mart.review_kpis_daily, mart.marks
 -- Rerun: safe; rows that do not differ are not rewritten. A night computes the days that were touched, are new, or whose orders
--- were asked about or reviewed since; without a mark, all. All figures ripen; a run for an older date computes with what the
+-- were asked about, reviewed or rewarded since; without a mark, all. All figures ripen; a run for an older date computes with what the
 -- newest night knew (docs/decisions/0064-kpi-days.md).
 -- Our request for an order has the message key review/<source>/<order>/<ask|remind>; asked = the platform accepted it, on the
--- day of signing or later.
+-- day of signing or later. The reward of its review is a use of points named review/<source>/<order>/reward.
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
@@ -60,6 +60,13 @@ FROM (
     JOIN core.orders AS o
         ON o.source_id = split_part(e.message_key, '/', 2) AND o.order_id = split_part(e.message_key, '/', 3)
     WHERE n.is_message AND e.message_key LIKE 'review/%%'
+    UNION
+    SELECT o.signed_at::date
+    FROM news AS n
+    JOIN core.point_uses AS u ON u.used_at >= n.day::timestamptz AND u.used_at < (n.day + 1)::timestamptz
+    JOIN core.orders AS o
+        ON o.source_id = split_part(u.use_id, '/', 2) AND o.order_id = split_part(u.use_id, '/', 3)
+    WHERE n.is_message AND u.use_id LIKE 'review/%%'
 ) AS s
 CROSS JOIN mark AS k
 WHERE s.day <= k.horizon;
@@ -107,19 +114,30 @@ first_reviews AS (
     JOIN core.reviews AS v ON v.source_id = o.source_id AND v.order_id = o.order_id
     JOIN mark AS k ON v.created_at < k.ends_at
     GROUP BY v.source_id, v.order_id
+),
+rewards AS (
+    SELECT o.source_id, o.order_id, u.used_at AS rewarded_at
+    FROM signed_orders AS o
+    JOIN core.point_uses AS u ON u.use_id = 'review/' || o.source_id || '/' || o.order_id || '/reward'
+    JOIN mark AS k ON u.used_at < k.ends_at
 )
 SELECT
     o.source_id,
     o.day,
-    greatest(o.day, max(q.asked_at)::date, max(q.reminded_at)::date, max(v.reviewed_at)::date) AS business_date,
+    greatest(
+        o.day, max(q.asked_at)::date, max(q.reminded_at)::date, max(v.reviewed_at)::date, max(w.rewarded_at)::date
+    ) AS business_date,
     count(*) AS signed_order_count,
     count(q.asked_at) AS asked_order_count,
     count(q.reminded_at) AS reminded_order_count,
     count(v.reviewed_at) AS reviewed_order_count,
-    count(*) FILTER (WHERE v.reviewed_at >= q.asked_at) AS reviewed_after_ask_count
+    count(*) FILTER (WHERE v.reviewed_at >= q.asked_at) AS reviewed_after_ask_count,
+    count(*) FILTER (WHERE v.reviewed_at >= q.reminded_at) AS reviewed_after_remind_count,
+    count(w.rewarded_at) AS rewarded_order_count
 FROM signed_orders AS o
 LEFT JOIN requests AS q ON q.source_id = o.source_id AND q.order_id = o.order_id
 LEFT JOIN first_reviews AS v ON v.source_id = o.source_id AND v.order_id = o.order_id
+LEFT JOIN rewards AS w ON w.source_id = o.source_id AND w.order_id = o.order_id
 GROUP BY o.source_id, o.day;
 
 DELETE FROM mart.review_kpis_daily AS m
@@ -130,7 +148,7 @@ WHERE
 
 INSERT INTO mart.review_kpis_daily AS m (
     source_id, day, business_date, signed_order_count, asked_order_count, reminded_order_count, reviewed_order_count,
-    reviewed_after_ask_count, review_rate
+    reviewed_after_ask_count, reviewed_after_remind_count, rewarded_order_count, review_rate
 )
 SELECT
     f.source_id,
@@ -141,6 +159,8 @@ SELECT
     f.reminded_order_count,
     f.reviewed_order_count,
     f.reviewed_after_ask_count,
+    f.reviewed_after_remind_count,
+    f.rewarded_order_count,
     f.reviewed_order_count::numeric / nullif(f.signed_order_count, 0)
 FROM fresh AS f
 ON CONFLICT (source_id, day) DO UPDATE SET
@@ -150,15 +170,18 @@ ON CONFLICT (source_id, day) DO UPDATE SET
     reminded_order_count = excluded.reminded_order_count,
     reviewed_order_count = excluded.reviewed_order_count,
     reviewed_after_ask_count = excluded.reviewed_after_ask_count,
+    reviewed_after_remind_count = excluded.reviewed_after_remind_count,
+    rewarded_order_count = excluded.rewarded_order_count,
     review_rate = excluded.review_rate
 WHERE
     (
         m.business_date, m.signed_order_count, m.asked_order_count, m.reminded_order_count, m.reviewed_order_count,
-        m.reviewed_after_ask_count
+        m.reviewed_after_ask_count, m.reviewed_after_remind_count, m.rewarded_order_count
     )
     IS DISTINCT FROM (
         excluded.business_date, excluded.signed_order_count, excluded.asked_order_count, excluded.reminded_order_count,
-        excluded.reviewed_order_count, excluded.reviewed_after_ask_count
+        excluded.reviewed_order_count, excluded.reviewed_after_ask_count, excluded.reviewed_after_remind_count,
+        excluded.rewarded_order_count
     );
 
 INSERT INTO mart.marks (mart, business_date, batch_id)
