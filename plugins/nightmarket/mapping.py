@@ -43,10 +43,10 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             PEOPLE,
             "core/write/form_profiles.sql",
             "core/write/follow_events.sql",
+            "core/write/subscribe_events.sql",
             "core/write/message_events.sql",  # before interactions: a click is completed from it
             "core/write/interactions.sql",
             "core/write/consents.sql",
-        ),
             "core/write/survey_answers.sql",
         ),
         (
@@ -57,7 +57,7 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "core.consents",
             "core.survey_answers",
             *PEOPLE_TABLES,
-        ("core.interactions", "core.follow_events", "core.message_events", "core.consents", *PEOPLE_TABLES),
+        ),
     ),
     "social_stats": (("core/write/social_stats.sql",), ("core.social_stats_daily",)),
     "tags": (("core/write/social_stats.sql", "core/write/tags.sql"), ("core.social_stats_daily", "core.social_tags")),

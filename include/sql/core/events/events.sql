@@ -2,9 +2,9 @@
 -- Grain: one row per event; also those that wait in raw.rejects for the message or the person they are about.
 -- Params: source_id (text), account_source_id (text; the WeChat account whose pushes these are), stream (text).
 -- Reads: raw.records, raw.rejects
--- Rerun: safe; writes a temporary table only. core/write/{form_profiles,follow_events,subscribe_events,message_events,interactions,consents,
--- survey_answers}.sql take
--- it into core. A push is a fact of the account: its rows carry the account's source id, so that it is one fact whichever way it came.
+-- Rerun: safe; writes a temporary table only. core/write/{form_profiles,follow_events,subscribe_events,message_events,interactions,
+-- consents,survey_answers}.sql take it into core. A push is a fact of the account: its rows carry the account's source id, so that it
+-- is one fact whichever way it came.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
 records AS MATERIALIZED (
@@ -50,7 +50,8 @@ read AS (
         t.fields ->> 'CreateTime' AS created, n.notices,
         coalesce(t.fields ->> 'MsgId', t.fields ->> 'MsgID', n.notices -> 0 ->> 'MsgID') AS platform_id,
         CASE WHEN n.notices -> 0 ->> 'ErrorCode' = '0' THEN 'success'
-             ELSE coalesce(n.notices -> 0 ->> 'ErrorStatus', t.fields ->> 'Status') END AS status, t.fields ->> 'SentCount' AS sent_count, t.fields ->> 'TotalCount' AS total_count
+             ELSE coalesce(n.notices -> 0 ->> 'ErrorStatus', t.fields ->> 'Status') END AS status,
+        t.fields ->> 'SentCount' AS sent_count, t.fields ->> 'TotalCount' AS total_count
     FROM typed AS t
     CROSS JOIN LATERAL (   -- what an event about subscription notices lists: one object or several, in XML inside one named like it
         SELECT CASE jsonb_typeof(l.list) WHEN 'array' THEN l.list WHEN 'object' THEN jsonb_build_array(l.list) END AS notices

@@ -25,15 +25,16 @@ FROM new_rows AS n
 CROSS JOIN LATERAL jsonb_array_elements(n.words) AS c (word)
 JOIN LATERAL (
     SELECT v.kind, v.value
-    FROM (VALUES ('wechat_openid', n.openid), ('email', n.email), ('phone', n.phone)) AS v (kind, value)
+    FROM (VALUES ('wechat_openid', n.openid), ('email', n.email), ('phone', n.phone), ('mall_id', n.mall_id),
+                 ('wecom_external_id', n.wecom_external_id)) AS v (kind, value)
     WHERE v.value IS NOT NULL
-    ORDER BY v.kind = CASE c.word ->> 'channel' WHEN 'wechat' THEN 'wechat_openid' WHEN 'email' THEN 'email' ELSE 'phone' END DESC, v.kind
+    ORDER BY v.kind = core.address_kind(c.word ->> 'channel') DESC, v.kind
     LIMIT 1
 ) AS a ON TRUE
-WHERE n.problem IS NULL AND n.kind = 'binding' AND c.word ->> 'channel' IN ('wechat', 'email', 'sms', 'push')
+WHERE n.problem IS NULL AND n.kind = 'binding' AND c.word ->> 'channel' IN ('wechat', 'email', 'sms', 'push', 'wecom')
   AND c.word ->> 'purpose' IN ('marketing', 'service') AND c.word ->> 'granted' IN ('true', 'false')
 UNION ALL
--- an unsubscribe link, or a reply: no more marketing on that channel
+-- an unsubscribe link, or a reply: no more marketing on that channel, and no more service messages when it answers one of those
 SELECT
     n.record_id, n.batch_id, n.record_key, n.fact_source_id,
     n.record_key AS event_id, u.channel, p.purpose, FALSE, 'unsubscribed by the link in ' || coalesce(n.message_key, 'a message'),
