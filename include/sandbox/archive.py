@@ -36,11 +36,9 @@ class Archive:
 
     def add_push(self, appid: str, openid: str, at: int, message: Mapping[str, Any], copy: int = 0) -> Event:
         """A push of WeChat: `message` holds MsgType and what follows it."""
-        fields = {"ToUserName": ACCOUNT_ID, "FromUserName": openid, "CreateTime": str(at)}
-        fields |= {name: str(value) for name, value in message.items()}
-        body = "".join(
-            f"<{name}>{value if name in NUMBERS else f'<![CDATA[{value}]]>'}</{name}>" for name, value in fields.items()
-        )
+        fields: dict[str, Any] = {"ToUserName": ACCOUNT_ID, "FromUserName": openid, "CreateTime": str(at)}
+        fields |= {name: value if isinstance(value, dict) else str(value) for name, value in message.items()}
+        body = "".join(_element(name, value) for name, value in fields.items())
         return self.add("wechat.event", at, {"appid": appid, "xml": f"<xml>{body}</xml>", "fields": fields}, copy)
 
     def between(self, since: float, until: float) -> list[Event]:
@@ -48,3 +46,12 @@ class Archive:
         low = bisect_left(self.events, since, key=lambda entry: entry[0])
         high = bisect_left(self.events, until, key=lambda entry: entry[0])
         return [event for _, _, event in self.events[low:high]]
+
+
+def _element(name: str, value: Any) -> str:
+    """One element of a push; a list is an element that repeats."""
+    if isinstance(value, list):
+        return "".join(_element(name, part) for part in value)
+    if isinstance(value, dict):
+        return f"<{name}>{''.join(_element(inner, part) for inner, part in value.items())}</{name}>"
+    return f"<{name}>{value if name in NUMBERS else f'<![CDATA[{value}]]>'}</{name}>"

@@ -10,7 +10,7 @@ import orjson
 from .clock import ClockError, day_of, iso, parse_iso
 from .faults import SPECIAL, TRANSPORT, FaultError, parse_faults
 from .people import Person
-from .reactions import begin
+from .reactions import begin, subscribe
 from .state import World
 from .top import REVIEW_DAYS, yuan
 from .wire import Answer, Request, json_answer
@@ -31,7 +31,10 @@ class Control:
             ("GET", "/truth"): lambda _: truth(self.world),
             ("GET", "/people"): lambda _: {"people": people(self.world)},
             ("POST", "/reset"): self.reset,
+            ("POST", "/subscribe"): self.subscribe,
             ("POST", "/pos"): lambda _: self.world.tills.write(),
+            ("GET", "/sms"): lambda _: {name: {"pushed": vendor.pushed} for name, vendor in self.world.sms.items()},
+            ("POST", "/sms"): self.set_sms,
         }
 
     def answer(self, request: Request) -> Answer:
@@ -80,6 +83,26 @@ class Control:
             raise ValueError('the body must be {"setting": value}')
         self.world.settings.update(body)
         return self.world.settings.as_dict()
+
+    def subscribe(self, body: Any) -> dict[str, int]:
+        """A follower accepts or rejects a subscription notice: {"openid", "template_id", "answer": accept | reject | stop}."""
+        if not isinstance(body, dict) or not {"openid", "template_id", "answer"} <= set(body):
+            raise ValueError('the body must be {"openid": ..., "template_id": ..., "answer": "accept"}')
+        key = str(body["openid"]), str(body["template_id"])
+        subscribe(self.world, *key, str(body["answer"]), int(self.world.now()))
+        return {"balance": self.world.subscriptions[key]}
+
+    def set_sms(self, body: Any) -> dict[str, Any]:
+        """Where an SMS vendor pushes receipts and replies, and replies that people send now; see README.md."""
+        vendor = self.world.sms.get(str(body.get("vendor"))) if isinstance(body, dict) else None
+        if vendor is None:
+            raise ValueError(f'the body must be {{"vendor": ...}}; vendors are {", ".join(self.world.sms)}')
+        for what in ("reports", "replies"):
+            if what in body:
+                vendor.url[what] = str(body[what])
+        for reply in body.get("reply", []):
+            vendor.reply(str(reply["number"]), str(reply["text"]), int(self.world.now()))
+        return {"urls": vendor.url}
 
     def reset(self, _: Any) -> dict[str, str]:
         self.world.reset()

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 SHOPS = ("taobao", "jd", "youzan", "weidian", "wechat_store", "shopify", "woocommerce")
 LISTS = (*SHOPS, "wechat_official", "weibo", "rest", "own_pages")
 PUSHING = ("wechat_official",)
-PLATFORMS = (*LISTS, "wechat_pay", "smtp")
+SMS = ("sms_aliyun", "sms_tencent")
+PLATFORMS = (*LISTS, "wechat_pay", "jpush", "wecom", "robots", *SMS, "smtp")
 # Kinds every HTTP platform knows (app.py carries them out) ...
 TRANSPORT = {
     "http_500": "HTTP 500, nothing was done",
@@ -29,11 +30,11 @@ TRANSPORT = {
 }
 # ... and kinds that only some platforms know (their modules carry them out).
 SPECIAL = {
-    "call_limit": (*LISTS, "wechat_pay"),  # refused as the platform refuses too many calls
-    "expired_token": LISTS,  # the token ran out just now; a new one (or, without renewal, a later call) works
+    "call_limit": (*LISTS, "wechat_pay", "jpush", "wecom", *SMS),  # refused as the platform refuses too many calls
+    "expired_token": (*LISTS, "wecom"),  # the token ran out just now; a new one, or a later call, works
     "revoked_token": LISTS,  # the authorisation was taken away: every token is refused as long as the fault lasts
     "expired_session": ("taobao", "wechat_official"),  # the older name of both
-    "platform_busy": (*LISTS, "wechat_pay"),  # the platform's own "system busy", inside its envelope
+    "platform_busy": (*LISTS, "wechat_pay", "wecom", *SMS),  # the platform's own "system busy", inside its envelope
     "wrong_clock": LISTS,  # the platform's clock is off by `seconds`, in what it tells and in what it compares
     "duplicate_page": LISTS,  # every row of the page twice
     "shifting_page": SHOPS,  # rows are modified between two pages
@@ -44,6 +45,12 @@ SPECIAL = {
     "emoji": LISTS,  # names and texts with emoji and characters of 4 bytes
     "missing_id": ("taobao", "wechat_official", "own_pages"),
     "bad_value": ("taobao", "own_pages"),
+    "busy_after": SMS,  # it was done, but the answer is the platform's own "system busy"
+    "no_money": SMS,
+    "receipt_lost": SMS,  # accepted, and the carrier never reports
+    "receipt_failed": SMS,
+    "receipt_twice": SMS,
+    "details_late": SMS,  # who asks what became of a message is told of none
     "push_lost": PUSHING,
     "push_twice": PUSHING,
     "bad_signature": ("wechat_pay",),
@@ -55,6 +62,11 @@ SPECIAL = {
     "smtp_550": ("smtp",),
     "drop_after_data": ("smtp",),
     "drop_before_data": ("smtp",),
+    "dsn_hard": ("smtp",),  # accepted, and minutes later a report comes back: no such mailbox (5.1.1)
+    "dsn_soft": ("smtp",),  # the mailbox is full (4.2.2), given up
+    "dsn_delayed": ("smtp",),  # not given up yet: says nothing
+    "dsn_policy": ("smtp",),  # refused for who we are (5.7.1)
+    "arf": ("smtp",),  # the receiver calls it spam
 }
 
 

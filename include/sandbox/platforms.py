@@ -5,15 +5,20 @@ from typing import Any, ClassVar, Protocol
 
 from .faults import Fault
 from .jd import Jd
+from .jpush import JPush
 from .pages import Pages
 from .pos import Pos
 from .rest import Rest
+from .robots import Robots
 from .shopify import Shopify
+from .sms_aliyun import SmsAliyun
+from .sms_tencent import SmsTencent
 from .state import World
 from .top import Top
 from .wechat_official import WechatOfficial
 from .wechat_pay import WechatPay
 from .wechat_store import WechatStore
+from .wecom import Wecom
 from .weibo import Weibo
 from .weidian import Weidian
 from .wire import Answer, Request
@@ -52,6 +57,11 @@ PLATFORMS: tuple[type[Any], ...] = (
     Weibo,
     Youzan,
     Weidian,
+    JPush,
+    Wecom,
+    Robots,
+    SmsAliyun,
+    SmsTencent,
 )
 
 

@@ -23,6 +23,7 @@ from .world import (
 )
 
 LINK = re.compile(r"https?://[^/\s\"'<>]+/([ru])/([^?#\s\"'<>]+)")
+FAMILIES = {"jpush": "push", "wecom_broadcast": "wecom"}  # channels whose messages are left by a link
 SCENES = ("ADD_SCENE_SEARCH", "ADD_SCENE_QR_CODE", "ADD_SCENE_PAID", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_OTHERS")
 QR_SCENES = ("store01", "store02", "poster_spring")  # parametric QR codes that hang somewhere
 SAID = ("在吗？", "请问什么时候发货", "有没有优惠", "可以开发票吗", "Hello, is anybody there?", "谢谢，收到了")
@@ -143,6 +144,26 @@ def write(world: World, openid: str, at: int) -> None:
     world.archive.add_push(APPID, openid, at, message)
 
 
+SUBSCRIBED = {"accept": "SubscribeMsgPopupEvent", "reject": "SubscribeMsgPopupEvent", "stop": "SubscribeMsgChangeEvent"}
+
+
+def subscribe(world: World, openid: str, template_id: str, answer: str, at: int) -> None:
+    """A follower answers the question whether one notice of a template may come, or (stop) refuses them in the settings."""
+    if answer not in SUBSCRIBED or openid not in world.followers:
+        raise ValueError(f"answer must be one of {', '.join(SUBSCRIBED)}, openid somebody who has followed")
+    word = "accept" if answer == "accept" else "reject"
+    said = {"TemplateId": template_id, "SubscribeStatusString": word}
+    if answer != "stop":
+        said["PopupScene"] = "1"
+    if word == "accept":
+        world.subscriptions[openid, template_id] += 1
+    elif answer == "stop":
+        world.subscriptions[openid, template_id] = 0
+    event = "subscribe_msg_popup_event" if answer != "stop" else "subscribe_msg_change_event"
+    message = {"MsgType": "event", "Event": event, SUBSCRIBED[answer]: {"List": [said]}}
+    world.archive.add_push(APPID, openid, at, message)
+
+
 def bind(world: World, person: Person, at: int) -> None:
     """The form on our page: phone, perhaps an e-mail address, and what the person allows."""
     channels = [name for name, value in (("wechat", person.openid), ("email", person.email)) if value]
@@ -245,21 +266,23 @@ def links(text: str) -> tuple[str | None, str | None]:
     return found.get("r"), found.get("u")
 
 
-def receive(world: World, person: Person, channel: str, address: str, text: str, at: float) -> None:
+def receive(
+    world: World, person: Person, channel: str, address: str, text: str, at: float, *, key: str = "", is_notice: bool = False
+) -> None:
     """A message reaches a person: perhaps they click, leave, write a review, or buy sooner than they would have."""
     chance, settings, number, now = world.chance, world.settings, person.person_id, int(at)
     read_key, leave_key = links(text)
-    key = read_key or leave_key
-    by_mail = channel == "email"
+    key = read_key or leave_key or key  # an SMS has no link; its vendor knows our key
+    by_mail, by_wechat = channel == "email", channel.startswith("wechat_")
     named = key or f"{channel}@{now // DAY}"
     if read_key and chance("clicks", number, named) < settings.click:
         click_at = now + chance.between(MINUTE, 6 * HOUR, "clicks at", number, named)
-        data = {"key": read_key, "openid": None if by_mail else address}
+        data = {"key": read_key, "openid": address if by_wechat else None}
         world.later(click_at, partial(world.archive.add, "click", click_at, data))
     if key and key.startswith("review/"):
         _perhaps_review(world, person, key, now)
         return
-    if channel == "wechat_template" and not key:
+    if is_notice or (channel in ("wechat_template", "wechat_subscribe") and not key):
         return  # a service notice
     world.messages_at[number].append(now)
     world.treated.append(
@@ -276,6 +299,11 @@ def receive(world: World, person: Person, channel: str, address: str, text: str,
         leave_at = now + chance.between(MINUTE, 6 * HOUR, "leaves at", number, named)
         if by_mail:
             gone = {"key": leave_key or read_key, "channel": "email", "openid": None, "email": address}
+            world.later(leave_at, partial(world.archive.add, "unsubscribe", leave_at, gone))
+        elif channel in world.sms:
+            world.later(leave_at, partial(world.sms[channel].reply, address, "R", leave_at))
+        elif channel in FAMILIES:
+            gone = {"key": leave_key or read_key, "channel": FAMILIES[channel], "openid": None, "email": None}
             world.later(leave_at, partial(world.archive.add, "unsubscribe", leave_at, gone))
         else:
             world.later(leave_at, partial(unfollow, world, address, leave_at))

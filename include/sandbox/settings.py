@@ -47,6 +47,17 @@ class Settings:
     woo_modified_filter: bool = True  # off: a shop of before 2022, which does not look at modified_after
     custom_window: bool = True  # off: customer-service messages ignore the 48-hour rule (benchmarks)
     mass_per_month: int = 4
+    jpush_minute_calls: int = 600  # pushes per real minute before 2002; 0 = no limit
+    wecom_confirm_minutes: int = 30  # until an employee presses send; -1 = never
+    wecom_per_day: int = 1  # broadcasts a contact gets in a day; the rest are status 3
+    subscribe_msgid: bool = True  # the answer of bizsend names the message; whether the real one does is not known
+    sms_failed: float = 0.01  # of the messages to a number that takes them: the carrier reports a failure
+    aliyun_sms_minute: int = 50  # to one number with one signature and template, before isv.BUSINESS_LIMIT_CONTROL; 0 = no limit
+    aliyun_sms_hour: int = 50
+    aliyun_sms_day: int = 50
+    tencent_sms_30_seconds: int = 1  # to one number before LimitExceeded; nobody has published the true values
+    tencent_sms_hour: int = 5
+    tencent_sms_day: int = 10
     pay_rate: int = 500  # coupon calls per real second before 429
     youzan_rate: int = 400  # calls per real second before 4101
     youzan_month_calls: int = 0  # calls of a calendar month before 4204; 0 = no limit

@@ -73,6 +73,7 @@ class World:
         self.social: Any = None  # what happens on Weibo (weibo.py)
         self.tills: Any = None  # the stores' back office (pos.py), and where it drops its files
         self.drop_folder = Path("var/sandbox/pos")
+        self.sms: dict[str, Any] = {}  # the vendors of SMS by name, with what they push (sms.py)
         self.wechat_accounts: dict[str, Any] = {}  # by appid; they share one address for their tokens
         self.clock = Clock(history.end)
         self.buyers = [person for person in self.people if person.baskets]
@@ -114,6 +115,7 @@ class World:
         )
         self.reviews: list[Review] = list(self._first_reviews)  # by creation
         self.followers: dict[str, Follower] = {}
+        self.subscriptions: Counter[tuple[str, str]] = Counter()  # (openid, template): notices accepted
         self.coupons: dict[str, Coupon] = {}
         self.distributed: Counter[str] = Counter()  # coupons given, per stock
         self.coupon_requests: dict[str, tuple[bytes, Coupon]] = {}

@@ -37,6 +37,7 @@ CONTENT = {  # what a message of each type must carry, and the error when it doe
 QUOTAS = {  # per day
     "cgi-bin/message/custom/send": 500_000,
     "cgi-bin/message/template/send": 100_000,
+    "cgi-bin/message/subscribe/bizsend": 100_000,
     "cgi-bin/message/mass/send": 100,
     "cgi-bin/user/get": 500,
     "cgi-bin/user/info": 5_000_000,
@@ -53,6 +54,10 @@ TEMPLATES = {  # template id -> title, fields
     "SIMTEMPLATE00000000000000000000000000000001": ("评价提醒", ("thing1", "time2", "thing3")),
     "SIMTEMPLATE00000000000000000000000000000002": ("订单状态通知", ("character_string1", "phrase2", "time3")),
     "SIMTEMPLATE00000000000000000000000000000003": ("服务通知", ("thing1", "thing2", "time3")),
+}
+NOTICES = {  # template id of a subscription notice -> fields
+    "SIMSUB000000000000000000000000000000000001": ("thing1", "time2", "thing3"),
+    "SIMSUB000000000000000000000000000000000002": ("thing1", "thing2"),
 }
 FORBIDDEN_IN_TEMPLATES = re.compile(
     r"优惠券|代金券|红包|满减|折扣|促销|领券|coupon|voucher|discount|sale\b|% off", re.I
@@ -74,6 +79,7 @@ class WechatOfficial(WechatAccount):
             "cgi-bin/user/info/batchget": self.user_info_batch,
             "cgi-bin/message/custom/send": self.custom_send,
             "cgi-bin/message/template/send": self.template_send,
+            "cgi-bin/message/subscribe/bizsend": self.subscribe_send,
             "cgi-bin/template/get_all_private_template": self.templates,
             "cgi-bin/message/mass/send": self.mass_send,
             "cgi-bin/message/mass/get": self.mass_get,
@@ -103,6 +109,9 @@ class WechatOfficial(WechatAccount):
             "templates": [
                 {"template_id": template_id, "title": title, "fields": list(fields)}
                 for template_id, (title, fields) in TEMPLATES.items()
+            ],
+            "notices": [
+                {"template_id": template_id, "fields": list(fields)} for template_id, fields in NOTICES.items()
             ],
         }
 
@@ -326,14 +335,7 @@ class WechatOfficial(WechatAccount):
             raise WechatError(40003, "invalid openid")
         if template_id not in TEMPLATES:
             raise WechatError(40037, "invalid template_id")
-        data = body.get("data")
-        for name in TEMPLATES[template_id][1]:
-            entry = data.get(name) if isinstance(data, dict) else None
-            value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
-            if not value:
-                raise WechatError(47003, f"argument invalid! data.{name}.value is empty")
-            if name.startswith("thing") and len(value) > 20:
-                raise WechatError(47003, f"argument invalid! data.{name}.value invalid")
+        data = self._fields(body, TEMPLATES[template_id][1])
         if not follower.following:
             raise WechatError(43004, "require subscribe")
         self.serial += 1
@@ -348,11 +350,53 @@ class WechatOfficial(WechatAccount):
             msgid=msgid,
             link_key=links(str(body.get("url") or ""))[0],
         )
-        words = " ".join(str(entry.get("value")) for entry in data.values() if isinstance(entry, dict)) if data else ""
+        words = " ".join(str(entry.get("value")) for entry in data.values() if isinstance(entry, dict))
         if FORBIDDEN_IN_TEMPLATES.search(words):
             self.world.counters.violation("template message with advertising or a coupon (3.9)", openid, words, now)
         self._finish_template(follower, msgid, key, str(body.get("url") or ""), now, fault.kind if fault else "")
         return {"errcode": 0, "errmsg": "ok", "msgid": msgid}
+
+    @staticmethod
+    def _fields(body: Body, names: tuple[str, ...]) -> Body:
+        """The fields of a template message or notice. Raises what the platform answers when one is missing or too long."""
+        data = body.get("data")
+        for name in names:
+            entry = data.get(name) if isinstance(data, dict) else None
+            value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
+            if not value:
+                raise WechatError(47003, f"argument invalid! data.{name}.value is empty")
+            if name.startswith("thing") and len(value) > 20:
+                raise WechatError(47003, f"argument invalid! data.{name}.value invalid")
+        return data if isinstance(data, dict) else {}
+
+    def subscribe_send(self, request: Request, body: Body, now: float, fault: Fault | None) -> Body:
+        """One consent, one notice."""
+        openid, template_id = str(body.get("touser", "")), str(body.get("template_id", ""))
+        follower, page = self.world.followers.get(openid), str(body.get("page") or "")
+        if follower is None:
+            raise WechatError(40003, "invalid openid")
+        if template_id not in NOTICES:
+            raise WechatError(40037, "invalid template_id")
+        data = self._fields(body, NOTICES[template_id])
+        if page and not page.startswith("https://"):
+            raise WechatError(41030, "invalid page")
+        if self.world.subscriptions[openid, template_id] < 1:
+            raise WechatError(43101, "user refuse to accept the msg")
+        self.world.subscriptions[openid, template_id] -= 1
+        self.serial += 1
+        msgid, key = self.serial, links(page)[0]
+        content = orjson.dumps({"template_id": template_id, "page": page, "data": data}).decode()
+        self.world.counters.accept("wechat_subscribe", openid, key, content, now, msgid=msgid, link_key=key)
+        kind = fault.kind if fault else ""
+        if kind != "user_block":
+            receive(self.world, follower.person, "wechat_subscribe", openid, page, now)
+        status = ("43101", "user refuse to accept the msg") if kind == "user_block" else ("0", "success")
+        told = {"TemplateId": template_id, "MsgID": str(msgid), "ErrorCode": status[0], "ErrorStatus": status[1]}
+        message = {"MsgType": "event", "Event": "subscribe_msg_sent_event", "SubscribeMsgSentEvent": {"List": [told]}}
+        at = int(now) + self.world.chance.between(2, 20, "notice at", openid, msgid)
+        for copy in range({"event_lost": 0, "event_twice": 2}.get(kind, 1)):
+            self.world.later(at, partial(self.world.archive.add_push, APPID, openid, at, message, copy))
+        return {"errcode": 0, "errmsg": "ok"} | ({"msgid": msgid} if self.world.settings.subscribe_msgid else {})
 
     def _finish_template(self, follower: Follower, msgid: int, key: str, url: str, now: float, fault: str) -> None:
         """Some seconds later the status event arrives; delivered messages reach the person."""

@@ -63,6 +63,23 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "login": pages["key_id"],
             "password": pages["secret"],
         },
+        "sms_aliyun": {
+            "conn_type": "nightmarket_sms_aliyun",
+            "host": access["sms_aliyun"]["base_url"],
+            "login": access["sms_aliyun"]["access_key_id"],
+            "password": access["sms_aliyun"]["access_key_secret"],
+            "extra": {"push_secret": access["sms_aliyun"]["push_secret"]},
+        },
+        "sms_tencent": {
+            "conn_type": "nightmarket_sms_tencent",
+            "host": access["sms_tencent"]["base_url"],
+            "login": access["sms_tencent"]["secret_id"],
+            "password": access["sms_tencent"]["secret_key"],
+            "extra": {
+                "sdk_app_id": access["sms_tencent"]["sdk_app_id"],
+                "push_secret": access["sms_tencent"]["push_secret"],
+            },
+        },
         "email": {
             "conn_type": "smtp",
             "host": smtp["host"],
@@ -107,6 +124,30 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "login": access["weidian"]["appkey"],
             "password": access["weidian"]["secret"],
         },
+    }
+    connections["jpush"] = {
+        "conn_type": "nightmarket_jpush",
+        "host": access["jpush"]["base_url"],
+        "login": access["jpush"]["app_key"],
+        "password": access["jpush"]["master_secret"],
+        "extra": {"report_host": access["jpush"]["report_url"]},
+    }
+    connections["wecom"] = {
+        "conn_type": "nightmarket_wecom",
+        "host": access["wecom"]["base_url"],
+        "login": access["wecom"]["corpid"],
+        "password": access["wecom"]["secret"],
+    }
+    connections["robot_wecom"] = {
+        "conn_type": "nightmarket_robot_wecom",
+        "host": access["robots"]["wecom_url"],
+        "password": access["robots"]["wecom_key"],
+    }
+    connections["robot_dingtalk"] = {
+        "conn_type": "nightmarket_robot_dingtalk",
+        "host": access["robots"]["dingtalk_url"],
+        "password": access["robots"]["dingtalk_token"],
+        "extra": {"sign_secret": access["robots"]["dingtalk_secret"]},
     }
     connections["pos_stores"] = {"conn_type": "nightmarket_files", "extra": {"folder": access["pos"]["folder"]}}
     return {

@@ -135,6 +135,29 @@ FORMS: dict[str, Form] = {
         },
     ),
     "rest": Form("Declared REST API", "Address", "User or key id", "Password or secret", "https://api.example"),
+    "sms_aliyun": Form(
+        "Aliyun SMS 阿里云短信",
+        "Address",
+        "AccessKey ID",
+        "AccessKey Secret",
+        "https://dysmsapi.aliyuncs.com",
+        extras={
+            "push_secret": Extra("Secret in the address that receipts and replies are pushed to", secret=True),
+            "absent_is_unsent_after_seconds": Extra("Seconds after which a message that is not listed was not sent"),
+        },
+    ),
+    "sms_tencent": Form(
+        "Tencent Cloud SMS 腾讯云短信",
+        "Address",
+        "SecretId",
+        "SecretKey",
+        "https://sms.tencentcloudapi.com",
+        extras={
+            "sdk_app_id": Extra("SmsSdkAppId of the application", needed=True),
+            "region": Extra("Region", default="ap-guangzhou"),
+            "push_secret": Extra("Secret in the address that receipts and replies are called back at", secret=True),
+        },
+    ),
     "own_pages": Form(
         "Own follow-up pages 自有页面", "Address of the archive", "Key id", "Secret", "https://pages.example/archive"
     ),
@@ -150,6 +173,47 @@ FORMS: dict[str, Form] = {
             "private_key": Extra("Merchant private key (PEM)", secret=True, needed=True),
             "platform_key_id": Extra("Id of WeChat Pay's public key", needed=True),
             "platform_public_key": Extra("WeChat Pay's public key (PEM)", needed=True),
+        },
+    ),
+    "jpush": Form(
+        "JPush app push 极光推送",
+        "Address",
+        "AppKey",
+        "Master Secret",
+        "https://api.jpush.cn",
+        extras={
+            "report_host": Extra("Address of the reports", default="https://report.jpush.cn"),
+            "platforms": Extra("Platforms, e.g. android,ios", default="android,ios"),
+            "time_to_live": Extra("Seconds a push waits for a phone that is off", default="86400"),
+            "apns_production": Extra("iOS: production (true) or development (false)", default="true"),
+            "options": Extra("More of JPush's options, a JSON object"),
+        },
+    ),
+    "wecom": Form(
+        "WeCom broadcasts 企业微信群发",
+        "Address",
+        "corpid",
+        "Secret of customer contact (客户联系)",
+        "https://qyapi.weixin.qq.com",
+        extras={
+            "sender": Extra("userid of the employee who sends; empty: whoever added the contact"),
+            "create_path": Extra("Interface that makes a broadcast, where it has another address"),
+            "task_path": Extra("Interface that tells which employees are to send"),
+            "result_path": Extra("Interface that tells what came of each contact"),
+        },
+    ),
+    "robot_wecom": Form(
+        "WeCom group robot 企业微信群机器人", "Address", None, "Key of the webhook", "https://qyapi.weixin.qq.com"
+    ),
+    "robot_dingtalk": Form(
+        "DingTalk robot 钉钉机器人",
+        "Address",
+        None,
+        "access_token of the webhook",
+        "https://oapi.dingtalk.com",
+        extras={
+            "sign_secret": Extra("Secret of the signature (加签), begins with SEC", secret=True),
+            "keyword": Extra("Keyword the robot demands (自定义关键词)"),
         },
     ),
 }

@@ -73,7 +73,10 @@ def push_key(fields: Mapping[str, Any], text: str) -> str:
     what = fields.get("Event")
     if not person or not created or not (number or what):
         return "text/" + hashlib.sha256(text.encode()).hexdigest()
-    return "/".join(str(part) for part in (person, created, what, fields.get("EventKey"), number) if part)
+    parts = [person, created, what, fields.get("EventKey"), number]
+    if str(what).startswith("subscribe_msg_"):  # several templates in one second: what they are about stands inside
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return "/".join(str(part) for part in parts if part)
 
 
 def to_fields(text: str) -> dict[str, Any]:
