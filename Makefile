@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NM := $(BIN)/python -m nightmarket.local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast quality fix bench sandbox psql clean lock
+.PHONY: help demo up down test test-fast torture quality fix bench sandbox psql clean lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev ## every test, the slow ones and the end-to-end nig
 
 test-fast: $(VENV)/.installed-dev ## the tests that take seconds
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow and not e2e"
+
+torture: $(VENV)/.installed-dev ## a thousand workers killed at random moments, printed as a table (NIGHTMARKET_KILLS=100 for fewer)
+	@$(BIN)/pytest -q -s tests/faults/torture.py
 
 quality: $(VENV)/.installed-dev ## check only: ruff, mypy, import rule, SQL style, configuration
 	@$(BIN)/ruff check .

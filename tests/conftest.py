@@ -48,9 +48,14 @@ def pytest_unconfigure() -> None:
 class TestServer:
     server: Server
     password: str  # of every login
+    settings: dict[str, str]
 
     def dsn(self, database: str, user: str = "nightmarket_etl") -> str:
         return self.server.dsn(database, user, self.password)
+
+    def restart(self) -> None:
+        self.server.stop()
+        self.server.start(self.settings)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +67,8 @@ def pg() -> Iterator[TestServer]:
     """
     folder = Path(tempfile.mkdtemp(prefix="nightmarket-pg-"))
     server = Server(folder / "data", free_port(), new_password())
-    server.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB"})
+    not_durable = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB"}
+    server.start(not_durable)
     try:
         os.environ["NIGHTMARKET_WAREHOUSE_DSN"] = server.dsn("postgres")
         settings_module.get_settings.cache_clear()
@@ -70,7 +76,7 @@ def pg() -> Iterator[TestServer]:
         migrate(server.dsn("template_nightmarket"))
         password = new_password()
         server.grant_logins(dict.fromkeys(LOGINS, password))
-        yield TestServer(server, password)
+        yield TestServer(server, password, not_durable)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -140,6 +146,8 @@ def set_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
     def move(moment: str) -> None:
         offset = datetime.fromisoformat(moment) - datetime.now(UTC)  # noqa: TID251 - this is what moves the clock
-        clock_file.write_text(str(offset.total_seconds()))
+        fresh = clock_file.with_suffix(".new")
+        fresh.write_text(str(offset.total_seconds()))
+        fresh.replace(clock_file)  # a worker that reads it meanwhile never finds half of it
 
     return move

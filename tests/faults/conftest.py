@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 from campaign_world import MORNING, ConfigFolder, People, green_night, sandbox_openids, start_run, write_config
 from nightmarket.settings import ROOT
-from nightmarket.warehouse import Row
+from nightmarket.warehouse import Row, connect
+from nursery import Nursery, nursery
 
 WORKER = """
 import json, logging, sys
@@ -32,9 +34,16 @@ class Stage:
     """The database, the sandbox, the configuration and the clock of one test."""
 
     def __init__(
-        self, db: psycopg.Connection[Row], sandbox: Any, config: ConfigFolder, set_clock: Callable[[str], None]
+        self,
+        pg: Any,
+        db: psycopg.Connection[Row],
+        sandbox: Any,
+        config: ConfigFolder,
+        set_clock: Callable[[str], None],
+        connections: ExitStack,
     ) -> None:
-        self.db, self.sandbox, self.config, self._set_clock = db, sandbox, config, set_clock
+        self.pg, self.db, self.sandbox, self.config, self._set_clock = pg, db, sandbox, config, set_clock
+        self._connections = connections
         self.people = People(db)
         self.workers: list[subprocess.Popen[bytes]] = []
         self.clock(MORNING)
@@ -96,9 +105,38 @@ class Stage:
         with psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"], autocommit=True) as admin:
             rows = admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name IN ('nightmarket-delivery', 'nightmarket-coupons')"
+                " AND application_name LIKE 'nightmarket-%'"
             ).fetchall()
         return len(rows)
+
+    def reconnect(self) -> None:
+        """A new connection of the test's own, after the server has dropped all of them."""
+        self.db.close()
+        self.db = self._connections.enter_context(connect(autocommit=True, application_name="test"))
+
+    def restart_database(self) -> None:
+        """The server ends and begins again; whoever was connected finds out."""
+        self.pg.restart()
+        self.reconnect()
+
+    def crash_database(self) -> None:
+        """One of the server's processes dies: the server ends all sessions and recovers from its log."""
+        with psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"], autocommit=True) as admin:
+            os.kill(admin.info.backend_pid, signal.SIGKILL)
+        self.wait_until(self._is_up)
+        self.reconnect()
+
+    def _is_up(self) -> bool:
+        try:
+            psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"]).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def keep_commits(self) -> None:
+        """What is committed survives a crash; for speed the tests' server is not asked for that otherwise."""
+        with psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"], autocommit=True) as admin:
+            admin.execute(f'ALTER DATABASE "{admin.info.dbname}" SET synchronous_commit = on')
 
     def hold(self, table: str, event: str, condition: str) -> None:
         """From now on, statements of this kind stop inside their transaction, before they do anything."""
@@ -173,8 +211,16 @@ class Stage:
         return {"accepted": len(accepted), "unknown": len(unknown), "arrived": len(arrived)}
 
 
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Where workers come from that are to be killed."""
+    with nursery(tmp_path_factory.mktemp("workers") / "workers.log") as made:
+        yield made
+
+
 @pytest.fixture
 def stage(
+    pg: Any,
     db: psycopg.Connection[Row],
     sandbox: Any,
     tmp_path: Path,
@@ -190,8 +236,10 @@ def stage(
         data["channels"]["wechat_service"]["timeout_seconds"] = 3
     sandbox.control("POST", "/settings", {"custom_window": False})
     green_night(db)
-    stage = Stage(db, sandbox, config, set_clock)
+    connections = ExitStack()
+    stage = Stage(pg, db, sandbox, config, set_clock, connections)
     yield stage
+    connections.close()
     for process in stage.workers:
         if process.poll() is None:
             process.kill()

@@ -1,9 +1,7 @@
 """A worker is killed (-9) at every point of sending. The sandbox's counters are the judge: nobody gets a message twice, and
 what cannot be known is listed."""
 
-import random
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -101,29 +99,3 @@ def test_a_worker_that_is_asked_to_stop_leaves_no_doubt(stage: Any, channel: str
     assert states.count("accepted") == len(stage.received_keys())
     deliver(run_id, "second", 30)
     assert stage.judge(run_id) == {"accepted": 50, "unknown": 0, "arrived": 50}
-
-
-def test_killed_again_and_again_at_random(stage: Any) -> None:
-    stage.audience("wechat_service", 60)
-    with stage.config.editing("channels.yaml") as data:
-        data["delivery"]["attempt_group"] = 5
-        data["channels"]["wechat_service"].update(rate_per_second=60, connections=4)
-    run_id = start_run()
-    chance = random.Random(7)
-    for number in range(4):
-        workers = [stage.worker(run_id, f"w{number}{letter}") for letter in "ab"]
-        wait_for_more(stage, workers)
-        time.sleep(chance.uniform(0, 0.3))
-        for worker in workers:
-            if worker.poll() is None:
-                stage.kill(worker)
-        stage.later(minutes=10 * (number + 1))
-    deliver(run_id, "last", 60)
-    result = stage.judge(run_id)
-    assert result["accepted"] >= 60 - 4 * 2 * (5 + 4)  # at most what was in the workers' hands is in doubt
-
-
-def wait_for_more(stage: Any, workers: list[Any]) -> None:
-    """Until another message arrived, or the workers found nothing to do."""
-    seen = len(stage.received_keys())
-    stage.wait_until(lambda: len(stage.received_keys()) > seen or all(worker.poll() is not None for worker in workers))
