@@ -21,6 +21,7 @@ from nightmarket.orchestration.sending import (
     queue_second_messages,
     recover,
     settle_open_runs,
+    watch_cases,
 )
 
 EVERY_TEN_MINUTES = "*/10 * * * *"
@@ -36,6 +37,7 @@ EVERY_TEN_MINUTES = "*/10 * * * *"
     doc_md=__doc__,
 )
 def deliver_outbox():
+    watch_cases()  # beside the outbox: deadlines of service cases pass during the day
     recovered = recover()
     chain(recovered, ask_platforms(), queue_second_messages(), deliver(None), settle_open_runs(recovered))
 

@@ -1,7 +1,9 @@
-"""Asks for reviews: one request some days after an order was signed, one reminder, then nothing; a review stops it.
+"""Collects reviews: one request some days after an order was signed, one reminder, then nothing; a review stops it and is
+thanked for and rewarded, whatever it says. A bad one opens a service case, which has a deadline and is told to the team.
 
-**Who uses it**: buyers who have not reviewed yet; review_kpis_daily counts what it brings. It starts when the marts of a
-night are ready and their gate is green. Requests that fall into quiet hours wait in the outbox for deliver_outbox.
+**Who uses it**: buyers, and the service team (`nightmarket cases`, the console); review_kpis_daily and service_kpis_daily count
+what it brings. It starts when the marts of a night are ready and their gate is green. Messages that fall into quiet hours wait
+in the outbox for deliver_outbox, which looks at the cases' deadlines during the day.
 
 **At 03:00**: nothing is lost when it fails: the journey is computed from tables, the next night catches up, and every
 order's request has its key and goes out once. A sentence about the size guard means that far more orders than usual
@@ -19,12 +21,12 @@ from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import business_date_param
 from nightmarket.orchestration.labels import Domain, Impact, Layer
 from nightmarket.orchestration.night import pick_business_date
-from nightmarket.orchestration.sending import check_laws, deliver, export_exposures, recover
+from nightmarket.orchestration.sending import check_laws, deliver, export_exposures, recover, watch_cases
 
 
 @task
 def run_reviews(business_date: str) -> str:
-    """Queue tonight's requests and reminders, unless the night is red; returns the run's id."""
+    """Reward reviews, queue tonight's requests, reminders, thanks and surveys, unless the night is red; returns the run's id."""
     from datetime import date
 
     from nightmarket.campaigns import journeys
@@ -50,6 +52,7 @@ def publish(business_date: str, *, outlet_events: Any) -> None:
 def followup_reviews():
     day = pick_business_date()
     journey = run_reviews(day)
+    chain(day, watch_cases())
     chain(journey, recover(), deliver(journey), export_exposures(journey), check_laws(journey), publish(day))
 
 

@@ -23,6 +23,12 @@ tier = typer.Typer(
     no_args_is_help=True, help="Tiers given, frozen or taken back by hand; the next night tells the history with it."
 )
 app.add_typer(tier, name="tier")
+coupon = typer.Typer(no_args_is_help=True, help="Coupons: codes, lists, what a stock has left, and a shop's desk.")
+app.add_typer(coupon, name="coupons")
+case = typer.Typer(
+    no_args_is_help=True, help="Service cases of bad reviews: who looks after one, and that it is settled."
+)
+app.add_typer(case, name="case")
 Day = Annotated[str | None, typer.Option(help="business date YYYY-MM-DD; default yesterday in Asia/Shanghai")]
 
 
@@ -279,6 +285,53 @@ def merges(
     member: Annotated[int | None, typer.Option(help="of this member only, survivor or absorbed")] = None,
     limit: Annotated[int, typer.Option(help="the newest so many")] = 50,
 ) -> None:
+@app.command()
+def cases(
+    only_open: Annotated[bool, typer.Option("--open", help="only those that nobody has answered yet")] = False,
+) -> None:
+    """Bad reviews that somebody has to answer: what is late first, then by deadline."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.console.app import CASES_SHOWN
+    from nightmarket.console.queries import reader
+
+    with _sentences(), reader() as read:
+        zone = get_settings().zone
+        rows = read.rows("cases", only_open=only_open, limit_rows=CASES_SHOWN)
+    table = Table("case", "shop", "order", "rating", "state", "by", "assigned", "answered or closed")
+    for row in rows:
+        settled = row["answered_at"] or row["closed_at"]
+        table.add_row(
+            str(row["case_id"]), row["source_id"], row["order_id"], str(row["rating"] or ""), row["state"],
+            f"{row['deadline_at'].astimezone(zone):%Y-%m-%d %H:%M}", row["assigned_to"] or "",
+            f"{settled.astimezone(zone):%Y-%m-%d %H:%M}" if settled else "",
+        )  # fmt: skip
+    Console().print(table if rows else "no cases")
+
+
+@case.command("close")
+def close_a_case(
+    case_id: int, reason: Annotated[str, typer.Option(help="how it was settled, for the audit log")]
+) -> None:
+    """Settle a case without a reply in the shop, e.g. by a call."""
+    from nightmarket.campaigns.cases import close_case
+
+    with _sentences():
+        close_case(case_id, by=_actor(), reason=reason)
+        typer.echo(f"case {case_id} is closed")
+
+
+@case.command("assign")
+def assign_a_case(case_id: int, to: Annotated[str, typer.Argument(help="who looks after it")]) -> None:
+    """Say who looks after a case; the alert about its deadline names them."""
+    from nightmarket.campaigns.cases import assign_case
+
+    with _sentences():
+        assign_case(case_id, to=to, by=_actor())
+        typer.echo(f"case {case_id}: {to}")
+
+
     """List members that turned out to be one person, with the evidence: what `nightmarket unmerge` takes."""
     from rich.console import Console
     from rich.table import Table

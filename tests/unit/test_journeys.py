@@ -1,15 +1,19 @@
-"""Review collection: one request, one reminder, then nothing; a review stops it; nobody is chosen by a rating."""
+"""Review collection: one request, one reminder, then nothing; any review stops it and is rewarded; a bad one opens a case."""
 
+import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import sqlglot
+from sqlglot import exp
 
 from campaign_world import AS_OF, MORNING, ConfigFolder, People, green_night, write_config
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import RunRefused
+from nightmarket.campaigns.cases import assign_case, close_case, watch_cases
 from nightmarket.campaigns.journeys import run_reviews
 from nightmarket.campaigns.results import check_laws, collect_receipts, export_exposures
 from nightmarket.settings import ROOT
@@ -293,3 +297,244 @@ def test_a_run_is_finished_when_its_window_is_over(orders: Orders) -> None:
     orders.set_clock("2026-03-22T10:00:01+08:00")
     assert collect_receipts()["runs_finished"] == 1
     assert outbox.open_runs() == []
+
+
+# ------------------------------------------------------------------------------------------------- thanks and rewards
+def allow_rewards(orders: Orders, **platforms: bool) -> None:
+    with orders.config.editing("journeys/followup_reviews.yaml") as data:
+        data["rewards"] |= platforms
+
+
+def rewards(orders: Orders) -> list[tuple[Any, ...]]:
+    rows = orders.db.execute(
+        "SELECT use_id, member_id, kind, points, reason FROM core.point_uses ORDER BY member_id"
+    ).fetchall()
+    return [tuple(row.values()) for row in rows]
+
+
+def test_every_review_is_thanked_for_and_rewarded_the_same_whatever_it_says(orders: Orders) -> None:
+    allow_rewards(orders, taobao=True)
+    given = {}
+    for rating in range(1, 6):
+        member = orders.buyer()
+        order = orders.signed(member)
+        orders.reviewed(order, DAY_SIGNED + timedelta(days=1), rating)
+        given[member] = order
+    result = orders.night(AS_OF)
+    assert (result["rewarded"], result["thanked"], result["asked"]) == (5, 5, 0)
+    assert rewards(orders) == [
+        (f"review/taobao_flagship/{order}/reward", member, "adjust", 20, "a review, whatever it says")
+        for member, order in given.items()
+    ]
+    rows = orders.db.execute(
+        "SELECT template, step, purpose, variables -> 'reward' AS reward, variables #>> '{order,date}' AS day FROM push.messages"
+    ).fetchall()
+    assert [tuple(row.values()) for row in rows] == [
+        ("review_thanks", "thanks", "service", {"points": 20}, "2026-03-11")
+    ] * 5
+    check_laws(result["run_id"])
+
+
+def test_thanks_and_reward_come_once_and_a_missed_night_is_caught_up(orders: Orders) -> None:
+    allow_rewards(orders, taobao=True)
+    order = orders.signed(orders.buyer())
+    orders.reviewed(order, DAY_SIGNED + timedelta(days=1), 1)
+    nights = [orders.night(later(day)) for day in (2, 3, 4)]  # the night of the 14th never was
+    assert [(night["rewarded"], night["thanked"]) for night in nights] == [(1, 1), (0, 0), (0, 0)]
+    orders.db.execute(  # a second review of another line, days later
+        "INSERT INTO core.reviews (source_id, review_id, order_id, rating, rating_original, created_at, batch_id)"
+        " VALUES ('taobao_flagship', 'second', %s, 5, 'x', %s, 1)",
+        (order, DAY_SIGNED + timedelta(days=7)),
+    )
+    assert (orders.night(later(5))["rewarded"], len(rewards(orders)), len(orders.keys())) == (0, 1, 1)
+
+
+def test_where_the_platform_forbids_it_there_is_thanks_and_no_reward(orders: Orders) -> None:
+    orders.reviewed(orders.signed(orders.buyer()), DAY_SIGNED + timedelta(days=1), 5)
+    result = orders.night(AS_OF)  # taobao: false in the file of the house
+    assert (result["rewarded"], result["thanked"]) == (0, 1)
+    assert rewards(orders) == []
+    row = orders.db.execute("SELECT variables -> 'reward' AS reward FROM push.messages").fetchone()
+    assert row == {"reward": None}
+
+
+def test_a_platform_that_is_not_named_gets_no_reward(orders: Orders) -> None:
+    with orders.config.editing("journeys/followup_reviews.yaml") as data:
+        del data["rewards"]["taobao"]
+    orders.reviewed(orders.signed(orders.buyer()), DAY_SIGNED + timedelta(days=1), 5)
+    assert orders.night(AS_OF)["rewarded"] == 0
+
+
+def test_who_may_not_be_written_to_is_rewarded_all_the_same(orders: Orders) -> None:
+    allow_rewards(orders, taobao=True)
+    nobody = orders.buyer(openid=None)
+    orders.reviewed(orders.signed(nobody), DAY_SIGNED + timedelta(days=1), 2)
+    result = orders.night(AS_OF)
+    assert (result["rewarded"], result["thanked"], result["excluded"]) == (1, 0, {"no_address": 1})
+
+
+def test_thanks_stand_before_a_request_and_the_request_comes_later(orders: Orders) -> None:
+    buyer = orders.buyer()
+    reviewed, silent = orders.signed(buyer), orders.signed(buyer)
+    orders.reviewed(reviewed, DAY_SIGNED + timedelta(days=1))
+    assert orders.night(AS_OF)["thanked"] == 1
+    orders.sent(AS_OF)
+    nights = [orders.night(later(day))["asked"] for day in (1, 2, 3)]
+    assert nights == [0, 0, 1]  # gap_days after the thanks
+    assert orders.keys()[-1] == f"review/taobao_flagship/{silent}/ask"
+
+
+@pytest.mark.parametrize("name", ["review_rewards.sql", "review_requests.sql"])
+def test_what_a_review_says_is_not_reachable_where_people_are_chosen(name: str) -> None:
+    """Parsed, not searched: no column of core.reviews but who, when and which order; no table that has the others."""
+    text = (ROOT / "include" / "sql" / "push" / name).read_text()
+    tree = sqlglot.parse_one(re.sub(r"%\((\w+)\)s", r":\1", text).replace("%%", "%"), read="postgres")
+    tables = {f"{table.db}.{table.name}" for table in tree.find_all(exp.Table) if table.db}
+    assert "core.written_reviews" in tables
+    assert tables.isdisjoint({"core.reviews", "mart.member_facts", "mart.member_stages", "mart.service_kpis_daily"})
+    words = {column.name for column in tree.find_all(exp.Column)}
+    assert words.isdisjoint({"rating", "rating_original", "content", "reply", "last_rating"})
+
+
+def test_the_view_of_reviews_has_neither_rating_nor_text(db: psycopg.Connection[Row]) -> None:
+    rows = db.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'core.written_reviews'::regclass AND attnum > 0"
+    ).fetchall()
+    assert {row["attname"] for row in rows} == {"source_id", "review_id", "order_id", "created_at"}
+
+
+def test_too_many_rewards_stop_the_night(orders: Orders) -> None:
+    allow_rewards(orders, taobao=True)
+    with orders.config.editing("journeys/followup_reviews.yaml") as data:
+        data["max_messages"] = 2
+    for _ in range(3):
+        orders.reviewed(orders.signed(orders.buyer()), DAY_SIGNED + timedelta(days=1))
+    with pytest.raises(RunRefused, match="3 reviews are due for a reward, more than the guard of 2"):
+        orders.night(AS_OF)
+    assert rewards(orders) == []
+
+
+# ------------------------------------------------------------------------------------------------------ service cases
+def cases_of(orders: Orders) -> list[Row]:
+    return orders.db.execute(
+        "SELECT case_id, state, is_in_time, deadline_at, assigned_to, close_reason FROM push.service_cases ORDER BY case_id"
+    ).fetchall()
+
+
+def alerts(orders: Orders) -> list[str]:
+    rows = orders.db.execute(
+        "SELECT subject FROM push.audit_log WHERE actor = 'cases' AND action = 'alert' ORDER BY audit_id"
+    ).fetchall()
+    return [row["subject"].split(" ", 1)[1] for row in rows]
+
+
+def reply(orders: Orders, order_id: str, at: datetime | None) -> None:
+    orders.db.execute(
+        "UPDATE core.reviews SET reply = 'sorry', replied_at = %s WHERE order_id = %s AND source_id = 'taobao_flagship'",
+        (at, order_id),
+    )
+
+
+WRITTEN = datetime.fromisoformat("2026-03-14T20:00:00+08:00")
+
+
+def bad_review(orders: Orders, rating: int = 1) -> str:
+    order = orders.signed(orders.buyer())
+    orders.reviewed(order, WRITTEN, rating)
+    return order
+
+
+def test_a_bad_review_opens_one_case_and_the_team_is_told_once(orders: Orders) -> None:
+    for rating in range(1, 6):
+        bad_review(orders, rating)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    assert watch_cases() == {"opened": 2, "answered": 0, "overdue": 0, "told": 2}
+    assert watch_cases() == {"opened": 0, "answered": 0, "overdue": 0, "told": 0}
+    found = cases_of(orders)
+    assert [row["state"] for row in found] == ["open", "open"]
+    assert found[0]["deadline_at"] == WRITTEN + timedelta(hours=24)  # on the clock, from when it was written
+    assert alerts(orders) == ["Bad reviews to answer: 2"]
+
+
+def test_an_alert_names_neither_person_nor_order(orders: Orders) -> None:
+    order = bad_review(orders)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    watch_cases()
+    row = orders.db.execute("SELECT detail FROM push.audit_log WHERE action = 'alert'").fetchone()
+    assert row is not None
+    (line,) = row["detail"]["lines"]
+    assert order not in line
+    assert f"…{order[-4:]}" in line
+    assert "03-15 20:00" in line
+
+
+@pytest.mark.parametrize(
+    ("replied_at", "in_time"),
+    [("2026-03-15T20:00:00+08:00", True), ("2026-03-15T20:00:01+08:00", False), (None, None)],
+)
+def test_a_reply_in_the_shop_answers_the_case(orders: Orders, replied_at: str | None, in_time: bool | None) -> None:
+    order = bad_review(orders)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    watch_cases()
+    reply(orders, order, datetime.fromisoformat(replied_at) if replied_at else None)
+    orders.set_clock("2026-03-16T03:00:00+08:00")
+    assert watch_cases()["answered"] == 1
+    (found,) = cases_of(orders)
+    assert (found["state"], found["is_in_time"]) == ("answered", in_time)
+    assert alerts(orders) == ["Bad reviews to answer: 1"]
+
+
+def test_a_deadline_that_passes_is_told_once_more(orders: Orders) -> None:
+    bad_review(orders)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    watch_cases()
+    assign_case(cases_of(orders)[0]["case_id"], to="小李", by="tester")
+    orders.set_clock("2026-03-15T19:59:59+08:00")
+    assert watch_cases()["overdue"] == 0
+    orders.set_clock("2026-03-15T20:00:00+08:00")
+    assert watch_cases() == {"opened": 0, "answered": 0, "overdue": 1, "told": 1}
+    assert watch_cases()["told"] == 0
+    assert alerts(orders) == ["Bad reviews to answer: 1", "Reviews not answered in time: 1"]
+    row = orders.db.execute("SELECT detail FROM push.audit_log ORDER BY audit_id DESC LIMIT 1").fetchone()
+    assert row is not None
+    assert "@小李" in row["detail"]["lines"][0]
+
+
+def test_a_case_is_closed_by_a_person_with_a_reason(orders: Orders) -> None:
+    bad_review(orders)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    watch_cases()
+    number = cases_of(orders)[0]["case_id"]
+    with pytest.raises(ValueError, match="reason is missing"):
+        close_case(number, by="tester", reason=" ")
+    close_case(number, by="tester", reason="called, sent a new one")
+    with pytest.raises(ValueError, match=f"no open case {number}"):
+        close_case(number, by="tester", reason="again")
+    orders.set_clock("2026-03-17T03:00:00+08:00")
+    assert watch_cases() == {"opened": 0, "answered": 0, "overdue": 0, "told": 0}
+    assert cases_of(orders)[0]["state"] == "closed"
+
+
+def test_old_and_answered_reviews_open_no_case(orders: Orders) -> None:
+    order = bad_review(orders)
+    reply(orders, order, WRITTEN)
+    orders.reviewed(orders.signed(orders.buyer()), WRITTEN - timedelta(days=8), 1)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    assert watch_cases()["opened"] == 0
+
+
+def test_after_a_case_there_is_a_survey_once(orders: Orders) -> None:
+    order = bad_review(orders)
+    orders.set_clock("2026-03-15T02:00:00+08:00")
+    watch_cases()
+    assert orders.night(AS_OF)["thanked"] == 1
+    orders.sent(AS_OF)
+    orders.set_clock("2026-03-15T12:00:00+08:00")
+    close_case(cases_of(orders)[0]["case_id"], by="tester", reason="called")
+    nights = [orders.night(later(day)) for day in (1, 2)]
+    assert [night["surveyed"] for night in nights] == [1, 0]
+    prefix = f"review/taobao_flagship/{order}"
+    assert orders.keys() == [f"{prefix}/thanks", f"{prefix}/survey"]
+    rows = orders.db.execute("SELECT message_key, language, expires_at FROM push.surveys ORDER BY survey_id").fetchall()
+    assert [row["message_key"] for row in rows] == orders.keys()
+    assert rows[0]["expires_at"] == datetime.fromisoformat("2026-03-29T09:00:00+08:00")

@@ -15,6 +15,8 @@ import psycopg
 
 from nightmarket import dates
 from nightmarket.campaigns.audience import audit
+from nightmarket.campaigns.config import load_journey
+from nightmarket.campaigns.journeys import REVIEWS
 from nightmarket.marts import load_kpis
 from nightmarket.settings import get_settings
 from nightmarket.sources import load_sources
@@ -24,13 +26,13 @@ log = logging.getLogger(__name__)
 LINES_TOLD = 20  # of one kind in one alert; the console lists the rest
 
 
-def watch_cases(within_days: int) -> dict[str, int]:
+def watch_cases() -> dict[str, int]:
     """Open, answer and time out cases by what the shops say now, and tell the team; counts of opened, answered, overdue, told.
 
-    Reviews written more than `within_days` ago open no case. Safe to repeat at any time; each case is told of once when it is
-    opened and once when its deadline has passed, again only when the robot could not be reached.
+    Reviews older than the journey's case_within_days open no case. Safe to repeat at any time; each case is told of once when
+    it is opened and once when its deadline has passed, again only when the robot could not be reached.
     """
-    service, now = load_kpis().service, dates.now()
+    service, within_days, now = load_kpis().service, load_journey(REVIEWS).case_within_days, dates.now()
     with connect(application_name="nightmarket-cases") as connection:
         changes = run_sql(
             connection,
@@ -46,12 +48,6 @@ def watch_cases(within_days: int) -> dict[str, int]:
     told = _tell_team(now)
     log.info("service cases: %s opened, %s answered, %s overdue, %s told", counts["opened"], counts["answered"], counts["overdue"], told)  # fmt: skip
     return {"opened": counts["opened"], "answered": counts["answered"], "overdue": counts["overdue"], "told": told}
-
-
-def list_cases(*, only_open: bool) -> list[Row]:
-    """Cases, the most pressing first; none of the columns is personal."""
-    with connect(application_name="nightmarket-cases") as connection:
-        return run_sql(connection, "console/cases.sql", {"only_open": only_open, "limit_rows": 200})
 
 
 def close_case(case_id: int, *, by: str, reason: str) -> None:

@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 LANGUAGES = ("zh", "en")
 LANGUAGE_COOKIE = "nightmarket_language"
 NIGHTS_SHOWN, RUNS_SHOWN, BATCHES_SHOWN, REJECTS_SHOWN, TREND_DAYS = 30, 200, 100, 200, 30
+CASES_SHOWN = 200
 TREND_NIGHTS = 14  # of the checks of the gates
 HEADERS = {
     "Cache-Control": "no-store",
@@ -173,6 +174,25 @@ def create_app(
         return show(
             request, "run.html", page="runs", user=user, sender=sender, run=row, **parts, chart=charts.uplift(id, parts["result"]),
             member=member_id, why=why,
+        )  # fmt: skip
+
+    @app.get("/retrospective")
+    def retrospective(id: str, user: str = Depends(require_user)) -> Response:
+        with reader() as read:
+            kept = read.row("retrospective", run_id=id)
+        if kept is None:
+            raise PageError(404, f"{id} 还没有复盘：归因窗口结束后的那一夜才写。", f"There is no retrospective of {id}: it is written in the night after its attribution window closes.")  # fmt: skip
+        return HTMLResponse(kept["html"], 200, HEADERS)
+
+    @app.get("/cases")
+    def cases(
+        request: Request, all: str = "", user: str = Depends(require_user), sender: bool = Depends(may_send)
+    ) -> Response:
+        with reader() as read:
+            rows = read.rows("cases", only_open=not all, limit_rows=CASES_SHOWN)
+        names = {name: config.name for name, config in load_sources().items()}
+        return show(
+            request, "cases.html", page="cases", user=user, sender=sender, cases=rows, limit=CASES_SHOWN, all=bool(all), names=names
         )  # fmt: skip
 
     @app.get("/sources")

@@ -137,7 +137,9 @@ def pages_source() -> str:
     for source_id, config in load_sources().items():
         if config.platform == "own_pages":
             return source_id
-    raise ConfigError("sources.yaml has no source of platform own_pages: what people do on our pages could not be kept.")
+    raise ConfigError(
+        "sources.yaml has no source of platform own_pages: what people do on our pages could not be kept."
+    )
 
 
 def create_router(receiver: Receiver) -> APIRouter:

@@ -192,3 +192,10 @@ TABLES = {
     "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
     "steps": STEPS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
 }  # fmt: skip
+CASE_STATES = {
+    "open": Text("待回复", "open"),
+    "overdue": Text("逾期未回复", "overdue"),
+    "answered": Text("已回复", "answered"),
+    "closed": Text("已处理", "closed"),
+}
+    "case_states": CASE_STATES,

@@ -113,6 +113,14 @@ def check_laws(campaign_run: str) -> int:
 
 
 @task
+def watch_cases() -> dict[str, int]:
+    """Bad reviews open service cases, replies answer them, deadlines pass; the team is told of each once."""
+    from nightmarket.campaigns import cases
+
+    return cases.watch_cases()
+
+
+@task
 def settle_open_runs(recovered: dict[str, Any]) -> list[str]:
     """The two steps above for every run whose messages moved since `recovered`; raises after all of them were looked at."""
     from nightmarket.campaigns import results
