@@ -217,7 +217,7 @@ def marts(
 
 @app.command()
 def gate(
-    name: Annotated[str | None, typer.Argument(help="core or mart; default both")] = None,
+    name: Annotated[str | None, typer.Argument(help="core, mart or push; default all")] = None,
     day: Day = None,
     full: Annotated[
         bool, typer.Option("--full", help="judge everything, not only what a night can have moved")
@@ -257,6 +257,25 @@ def cancel(run_id: str, reason: Annotated[str, typer.Option(help="why, for the a
 
 
 @app.command()
+def results(run_id: str, language: Annotated[str, typer.Option("--language", help="zh or en")] = "en") -> None:
+    """What a campaign run changed: verdict, funnel, variants, targets, earlier runs, what reached the hold-out."""
+    from nightmarket.retrospective import in_words
+
+    with _sentences():
+        typer.echo(in_words(run_id, language))
+
+
+@app.command()
+def learnings(run_id: str, learning: Annotated[str, typer.Argument(help="a sentence that names no person")]) -> None:
+    """Write down what was learned from a campaign run; its retrospective says it from then on."""
+    from nightmarket.retrospective import learn
+
+    with _sentences():
+        page = learn(run_id, learning, os.environ.get("USER", "cli"))
+        typer.echo(f"written down; {page or 'the retrospective is made when the attribution window is closed'}")
+
+
+@app.command()
 def resume(channel: str, account: str) -> None:
     """Let a paused channel send again, e.g. `nightmarket resume wechat_mass wechat_official`, once its cause is gone."""
     from nightmarket.campaigns import outbox
@@ -266,25 +285,6 @@ def resume(channel: str, account: str) -> None:
         typer.echo(f"{channel}:{account} {'may send again' if lifted else 'was not paused'}")
 
 
-@app.command()
-def rebuild_members() -> None:
-    """Solve who is who again from all evidence, writing only what differs: after a first load, or when nights are doubted."""
-    from nightmarket.members import rebuild
-    from nightmarket.warehouse import connect
-
-    with _sentences(), connect(application_name="nightmarket-members") as connection:
-        found = rebuild(connection)
-        typer.echo(
-            f"{found.identities:,} identities and {found.links:,} links solved; "
-            f"{found.moved:,} identities moved, {found.born:,} members are new"
-        )
-
-
-@app.command()
-def merges(
-    member: Annotated[int | None, typer.Option(help="of this member only, survivor or absorbed")] = None,
-    limit: Annotated[int, typer.Option(help="the newest so many")] = 50,
-) -> None:
 @app.command()
 def cases(
     only_open: Annotated[bool, typer.Option("--open", help="only those that nobody has answered yet")] = False,
@@ -332,6 +332,25 @@ def assign_a_case(case_id: int, to: Annotated[str, typer.Argument(help="who look
         typer.echo(f"case {case_id}: {to}")
 
 
+@app.command()
+def rebuild_members() -> None:
+    """Solve who is who again from all evidence, writing only what differs: after a first load, or when nights are doubted."""
+    from nightmarket.members import rebuild
+    from nightmarket.warehouse import connect
+
+    with _sentences(), connect(application_name="nightmarket-members") as connection:
+        found = rebuild(connection)
+        typer.echo(
+            f"{found.identities:,} identities and {found.links:,} links solved; "
+            f"{found.moved:,} identities moved, {found.born:,} members are new"
+        )
+
+
+@app.command()
+def merges(
+    member: Annotated[int | None, typer.Option(help="of this member only, survivor or absorbed")] = None,
+    limit: Annotated[int, typer.Option(help="the newest so many")] = 50,
+) -> None:
     """List members that turned out to be one person, with the evidence: what `nightmarket unmerge` takes."""
     from rich.console import Console
     from rich.table import Table
@@ -516,6 +535,107 @@ def points(
             member_id, number, kind="redeem" if redeem else "adjust", use_id=use_id, reason=reason, actor=_actor()
         )
         typer.echo(f"member {member_id}: {left:,} points")
+
+
+@coupon.command("make")
+def coupons_make(stock: str, count: Annotated[int, typer.Argument(help="codes to make now, before anybody needs them")]) -> None:
+    """Make codes of an own or points stock in advance. They are shown to nobody."""
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        total = codes.make(stock, count, by=_actor())
+        typer.echo(f"{stock}: {count:,} codes made, {total:,} in all")
+
+
+@coupon.command("import")
+def coupons_import(stock: str, file: Path) -> None:
+    """Read a list of codes (one a line, or the first column of a CSV file) into a code_list stock; again adds nothing."""
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        read = codes.import_codes(stock, file, by=_actor())
+        typer.echo(f"{stock}: {read.added:,} codes are new, {read.known:,} were known, {len(read.refused):,} lines refused")
+        for line, reason in list(read.refused.items())[:20]:
+            typer.secho(f"{file.name}:{line}: {reason}", fg="yellow")
+        if len(read.refused) > 20:
+            typer.echo(f"... and {len(read.refused) - 20:,} more, all of them in push.coupon_rejects")
+
+
+@coupon.command("stock")
+def coupons_stock(stock: str) -> None:
+    """What a stock has made, given and got back, and what can still be promised."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        row = codes.stock_balance(stock)
+        table = Table("of coupons", "pieces", title=f"{stock} {row['name']} ({row['issuer']})")
+        for words, name in codes.BALANCE.items():
+            if row["has_codes"] or name not in codes.ONLY_CODES:
+                table.add_row(words, f"{row[name]:,}")
+        Console().print(table)
+        typer.echo(f"face value promised: {row['promised_amount']:,} of {row['budget_amount'] or 'no limit'} yuan")
+
+
+@coupon.command("check")
+def coupons_check(code: str) -> None:
+    """What a code is worth and whether it can be used now: for a shop's desk."""
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        typer.echo(codes.in_words(codes.look_up(code)))
+
+
+@coupon.command("redeem")
+def coupons_redeem(
+    code: str,
+    order: Annotated[str | None, typer.Option(help="number of the order it is used on")] = None,
+    source: Annotated[str | None, typer.Option(help="whose order: a source of sources.yaml, e.g. pos_stores")] = None,
+) -> None:
+    """Use a code, once; a second time says when and where it was used, with exit code 1."""
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        typer.echo(codes.in_words(codes.redeem(code, order_id=order, source_id=source, by=_actor())))
+
+
+@coupon.command("void")
+def coupons_void(code: str, reason: Reason) -> None:
+    """Take a code out, for one that got into wrong hands: nobody can use it any more."""
+    from nightmarket.campaigns import codes
+
+    with _sentences():
+        typer.echo(f"code {codes.void(code, by=_actor(), reason=reason)} is void")
+
+
+@coupon.command("grant")
+def coupons_grant(
+    stock: str,
+    member_id: int,
+    key: Annotated[str, typer.Option(help="your own key of this coupon: the same key again gives nothing more")],
+    reason: Reason,
+) -> None:
+    """Give one member one coupon outside of any run; of a points stock, the member's points pay for it."""
+    from nightmarket.campaigns import coupons
+
+    with _sentences():
+        state = coupons.grant(stock, member_id, key, by=_actor(), reason=reason)
+        typer.echo(f"coupon {key} of {stock} for member {member_id} is {state}")
+
+
+@coupon.command("resolve")
+def coupons_resolve(
+    key: str,
+    reason: Reason,
+    given: Annotated[str | None, typer.Option(help="the issuer's id of the coupon, when it was given; else it was not")] = None,
+) -> None:
+    """Decide about a coupon in doubt, after looking it up at an issuer that cannot be asked."""
+    from nightmarket.campaigns import coupons
+
+    with _sentences():
+        typer.echo(f"coupon {key} is {coupons.resolve(key, given, by=_actor(), reason=reason)}")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ MODES = {
 CHANNELS = {
     "wechat_service": Text("微信客服消息", "WeChat service message"),
     "wechat_template": Text("微信模板消息", "WeChat template message"),
+    "wechat_subscribe": Text("微信订阅通知", "WeChat subscription notice"),
+    "wecom_broadcast": Text("企业微信群发", "WeCom broadcast"),
+    "jpush": Text("App 推送", "app push"),
     "wechat_mass": Text("微信群发", "WeChat mass send"),
     "wechat_pay": Text("微信支付代金券", "WeChat Pay coupon"),
     "email": Text("电子邮件", "e-mail"),
@@ -81,6 +84,7 @@ STEPS = {
 GATES = {
     "core": Text("基础层", "core"),
     "mart": Text("集市层", "mart"),
+    "push": Text("触达层", "push"),
     "campaign": Text("活动守则", "campaign laws"),
 }
 CHECK_STATES = {
@@ -89,18 +93,18 @@ CHECK_STATES = {
     "fail": Text("红", "red"),
 }
 VERDICTS = {
-    "not enough data": Text("数据还不够，下不了结论。", "There is not enough data to say."),
+    "not enough data": Text("数据不足：下不了结论。", "Not enough data to say."),
     "no effect shown": Text(
-        "看不出效果：区间包含零。",
-        "No effect is shown: the interval includes zero.",
+        "未见效果：区间包含零。",
+        "No effect shown: the interval includes zero.",
     ),
     "positive": Text(
         "有效：收到消息的人买得更多，区间在零以上。",
-        "It worked: people who got it bought more, and the interval lies above zero.",
+        "Effect shown: people who got it bought more, and the interval lies above zero.",
     ),
     "negative": Text(
-        "有害：收到消息的人反而买得更少，区间在零以下。",
-        "It hurt: people who got it bought less, and the interval lies below zero.",
+        "负效果：收到消息的人反而买得更少，区间在零以下。",
+        "Negative effect: people who got it bought less, and the interval lies below zero.",
     ),
 }
 RFM_SEGMENTS = {
@@ -188,14 +192,14 @@ FILTERS = {
     "number": number, "signed": signed, "money": money, "rate": rate, "points": points, "moment": moment,
     "weekday": weekday,
 }  # fmt: skip
-TABLES = {
-    "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
-    "steps": STEPS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
-}  # fmt: skip
 CASE_STATES = {
     "open": Text("待回复", "open"),
     "overdue": Text("逾期未回复", "overdue"),
     "answered": Text("已回复", "answered"),
     "closed": Text("已处理", "closed"),
 }
+TABLES = {
     "case_states": CASE_STATES,
+    "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
+    "steps": STEPS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
+}  # fmt: skip
