@@ -28,6 +28,7 @@ class Counters:
     mail_ids: Counter[str] = field(default_factory=Counter)
     mail_receivers: Counter[str] = field(default_factory=Counter)
     violations: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)  # what the robots of the team chats were told
 
     def accept(self, channel: str, receiver: str, key: str | None, content: str, at: float, **more: Any) -> str:
         """Count one accepted message to one receiver; returns the key it was counted under."""
@@ -71,4 +72,5 @@ class Counters:
             },
             "emails": {"by_message_id": self.mail_ids, "by_recipient": self.mail_receivers},
             "violations": self.violations,
+            "alerts": self.alerts,
         }

@@ -54,7 +54,7 @@ class Robots:
         except RobotError as error:
             self.world.counters.refused[self.platform][str(error.body["errcode"])] += 1
             return json_answer(error.body)
-        self.world.counters.accept(f"robot_{robot}", robot, None, text, self.world.now(), msgtype=kind)
+        self.world.counters.alerts.append({"robot": robot, "msgtype": kind, "text": text})
         return json_answer({"errcode": 0, "errmsg": "ok"})
 
     def _check_wecom(self, request: Request) -> None:

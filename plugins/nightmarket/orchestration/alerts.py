@@ -1,8 +1,9 @@
-"""When a task has failed for good: one sentence in its log, one row in push.audit_log. The console shows the latter."""
+"""When a task has failed for good: one sentence in its log, one row in push.audit_log that the console shows, and one alert per run."""
 
 import json
 import logging
 import re
+from datetime import timedelta
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -17,12 +18,23 @@ def first_line(error: BaseException | str | None, limit: int = 500) -> str:
 def record_failure(context: Any) -> None:
     """Failure callback of every task. Must not fail itself: with the warehouse down, the log still has the sentence."""
     from nightmarket import dates
+    from nightmarket.robots import tell
     from nightmarket.warehouse import connect
 
     task, error = context["ti"], context.get("exception")
     sentence = f"{task.dag_id}: task {task.task_id} failed after attempt {task.try_number}: {first_line(error)}"
     runbook = re.search(r"docs/runbook\.md#[\w-]+", getattr(context.get("dag"), "doc_md", None) or "")
     log.critical("ALERT %s | what to do: %s", sentence, runbook.group() if runbook else "docs/runbook.md")
+    tell(
+        f"任务失败 / task failed: {task.dag_id}",
+        [
+            f"{task.task_id}: {first_line(error)}",
+            f"run: {task.run_id}",
+            runbook.group() if runbook else "docs/runbook.md",
+        ],
+        about=f"{task.dag_id}/{task.run_id}",
+        quiet=timedelta(days=1),  # the first failure of a run says it; the others follow from it
+    )
     detail = {"error": type(error).__name__, "sentence": first_line(error), "attempt": task.try_number}
     try:
         with connect(application_name="nightmarket-alert") as connection:
