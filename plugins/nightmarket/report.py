@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from nightmarket import __version__, dates
 from nightmarket.console import charts, words
@@ -66,8 +66,8 @@ def summary(business_dates: Sequence[date]) -> dict[str, Any]:
         data = collect(read, business_dates)
         queries = [{"file": f"include/sql/console/{name}.sql", "parameters": used} for name, used in read.used.items()]
     data["notices"] = [{"level": n.level, "zh": n.text.zh, "en": n.text.en} for n in data["notices"]]
-    plain: dict[str, Any] = _plain({"headline": headline(data), **data, "queries": queries})
-    return plain
+    figures: dict[str, Any] = plain({"headline": headline(data), **data, "queries": queries})
+    return figures
 
 
 def headline(data: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +138,11 @@ def write_night_report(path: Path, business_dates: Sequence[date]) -> Path:
     """Write the report of these business dates to `path` (replaced in one step) and return it."""
     with reader() as read:
         html = render(read, business_dates)
+    return write_page(path, html)
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page in one step: whoever opens the file sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -155,7 +160,7 @@ def render(read: Reader, business_dates: Sequence[date]) -> str:
     """The report as one HTML text: style and charts inside, nothing loaded from anywhere."""
     data = collect(read, business_dates)
     return (
-        _environment()
+        environment()
         .get_template("night.html")
         .render(
             **data,
@@ -174,17 +179,18 @@ def render(read: Reader, business_dates: Sequence[date]) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of include/templates/reports, with the filters and the words of the console."""
+    templates = Environment(
         loader=FileSystemLoader(get_settings().template_dir / "reports"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= words.FILTERS
-    environment.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
-    return environment
+    templates.filters |= words.FILTERS
+    templates.globals |= {"say": words.say, **words.TABLES, "TREND_DAYS": TREND_DAYS, "REVIEW_DAYS": REVIEW_DAYS}
+    return templates
 
 
 def stage_flow(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -226,12 +232,12 @@ def _message_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"states": states, "lines": list(lines.values())}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON-able: exact decimals as numbers (their digits survive), days and instants as ISO text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime | date):

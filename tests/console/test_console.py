@@ -43,7 +43,7 @@ def test_every_route_with_data_asks_who_is_there() -> None:
 
     app = create_app(require_user=nobody)
     paths = [route.path for route in app.routes if route.path != "/static"]
-    assert sorted(paths) == ["/", "/checks", "/member", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
+    assert sorted(paths) == ["/", "/checks", "/member", "/retrospective", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
     for path in paths[1:]:  # test_receiver.py has the webhooks: what they take is signed by the platform
         with pytest.raises(AssertionError, match="asked"):
             TestClient(app).get(path, params={"id": world.RUN_ID})
@@ -88,7 +88,7 @@ def test_a_run_shows_partition_funnel_and_verdict(nights: psycopg.Connection[Any
     assert len(counts) == 9
     assert sum(counts) == 240  # the partition law, as a person would check it
     assert "excluded: no consent" in page
-    assert "No effect is shown" in page
+    assert "No effect shown" in page
     assert "12.3 points (95 % interval −2.1 to +24.9)" in page
     assert "4,870 / 5,000" in page
 

@@ -205,7 +205,7 @@ def test_the_campaign_is_still_shown_while_its_window_is_open(nights: Any) -> No
 def test_too_few_people_give_no_difference(nights: Any, tmp_path: Path) -> None:
     nights.execute("UPDATE mart.campaign_results SET verdict = 'not enough data'")
     html = written(tmp_path, BOTH)
-    assert "There is not enough data to say." in html
+    assert "Not enough data to say." in html
     assert "29 of 130 treated members bought, 3 of 30 held out." in html
     assert "+12.3" not in html
     assert "3,901.73" not in html

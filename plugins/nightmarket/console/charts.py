@@ -151,3 +151,22 @@ def uplift(name: str, result: Row | None) -> Markup | None:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
         axis.grid(axis="x", color=GRID, linewidth=0.7)
     return _inline(target.getvalue(), "Difference of the buying rates with its interval, in percentage points")
+
+
+def effects(name: str, lines: Sequence[tuple[str, float, float, float]]) -> Markup | None:
+    """Differences of buying rates as (label, low, middle, high) in rates, one under the other against zero; None without any."""
+    if not lines:
+        return None
+    places = range(len(lines), 0, -1)
+    with _figure(name, 5.4, 0.45 + 0.27 * len(lines)) as (_, (axis,), target):
+        axis.axvline(0, color=INK, linewidth=0.9)
+        for place, (_label, *ends) in zip(places, lines, strict=True):
+            low, middle, high = (value * 100 for value in ends)
+            colour = GOOD if low > 0 else BAD if high < 0 else MUTED
+            axis.plot([low, high], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            axis.plot([middle], [place], marker="o", markersize=5, color=colour)
+        axis.set_ylim(0.4, len(lines) + 0.6)
+        axis.set_yticks(list(places), [label for label, *_ in lines])
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
+        axis.grid(axis="x", color=GRID, linewidth=0.7)
+    return _inline(target.getvalue(), "Differences of the buying rates with their intervals, in percentage points")
