@@ -43,7 +43,16 @@ def test_every_route_with_data_asks_who_is_there() -> None:
 
     app = create_app(require_user=nobody)
     paths = [route.path for route in app.routes if route.path != "/static"]
-    assert sorted(paths) == ["/", "/checks", "/member", "/retrospective", "/run", "/runs", "/sources", "/webhooks/{source_id}"]
+    assert sorted(paths) == [
+        "/",
+        "/checks",
+        "/member",
+        "/retrospective",
+        "/run",
+        "/runs",
+        "/sources",
+        "/webhooks/{source_id}",
+    ]
     for path in paths[1:]:  # test_receiver.py has the webhooks: what they take is signed by the platform
         with pytest.raises(AssertionError, match="asked"):
             TestClient(app).get(path, params={"id": world.RUN_ID})

@@ -221,7 +221,9 @@ def test_leaks_are_counted_beside_the_result(closed: Any) -> None:
         "INSERT INTO core.identities (kind, value, source_id, first_seen_at) VALUES ('phone', 'phone:shared', 'x', now()) RETURNING identity_id"
     ).fetchone()["identity_id"]
     run("INSERT INTO core.member_identities VALUES (%s, 133, now())", (identity,))
-    run("UPDATE push.messages SET channel = 'sms', address = 'phone:shared' WHERE run_id = %s AND member_id = 6", (RUN,))
+    run(
+        "UPDATE push.messages SET channel = 'sms', address = 'phone:shared' WHERE run_id = %s AND member_id = 6", (RUN,)
+    )
     # 134 opened a link of the run that somebody passed on; 135 turned out to be 7, who was treated
     run(
         "INSERT INTO core.interactions (source_id, event_id, identity_id, kind, message_key, occurred_at) VALUES ('own_pages', 'e1', 134,"
