@@ -51,6 +51,23 @@ CAMPAIGN_MISTAKES = {
     "key twice": ("owner: growth", "owner: growth\nowner: me", "winback_gold.yaml:5: owner: this key stands twice"),
     "not YAML": ("owner: growth", "owner: [growth", "not valid YAML"),
     "negative budget": ("amount: 60000", "amount: -1", "budget.amount: Input should be greater than or equal to 0"),
+    "unknown tier": ("owner: growth", "owner: growth\nfilters: {tiers: [gold, golden]}", "winback_gold.yaml:5: filters.tiers.1: there is no tier 'golden'; the first programme of tiers.yaml has"),
+    "unknown stage": ("owner: growth", "owner: growth\nexclusions: {stages: [asleep]}", "winback_gold.yaml:5: exclusions.stages.0: Input should be 'none', 'discovered'"),
+    "unknown filter": ("owner: growth", "owner: growth\nfilters: {town: [x]}", "winback_gold.yaml:5: filters.town: unknown key. Known keys here: cities,"),
+    "empty filter": ("owner: growth", "owner: growth\nfilters: {cities: []}", "winback_gold.yaml:5: filters.cities: Tuple should have at least 1 item"),
+    "excluded segment without its parameter": ("owner: growth", "owner: growth\nexclusions: {segments: [{segment: new_buyers}]}", "winback_gold.yaml:5: exclusions.segments.0.parameters: segment 'new_buyers' needs the parameter 'max_days'"),
+    "excluded campaign that is none": ("owner: growth", "owner: growth\nexclusions: {campaigns: [{campaign: win, days: 3}]}", "winback_gold.yaml:5: exclusions.campaigns.0.campaign: there is no campaign 'win'"),
+    "link to a stranger": ("owner: growth", "owner: growth\nlanding_url: https://evil.test/x", "winback_gold.yaml:5: landing_url: 'evil.test' is not one of landing_hosts in channels.yaml (m.nightmarket.test"),
+    "link to a look-alike": ("owner: growth", "owner: growth\nlanding_url: https://shop.nightmarket.test@evil.test/", "landing_url: 'https://shop.nightmarket.test@evil.test/' is not a plain https address"),
+    "link without https": ("owner: growth", "owner: growth\nlanding_url: http://shop.nightmarket.test/", "is not a plain https address"),
+    "receipts nobody sends": ("owner: growth", "owner: growth\nfallback: {no_receipt_after_minutes: 30}", "winback_gold.yaml:5: fallback.no_receipt_after_minutes: none of its channels tells of delivery"),
+    "two schedules": ("owner: growth", 'owner: growth\nschedule: {cron: "0 10 * * 1", dates: [2026-11-11]}', "winback_gold.yaml:5: schedule: Value error, a schedule has exactly one of cron, dates and on"),
+    "no cron": ("owner: growth", 'owner: growth\nschedule: {cron: "every monday"}', "'every monday' is not a cron expression of five fields"),
+    "tier change to nowhere": ("owner: growth", "owner: growth\nschedule: {on: tier_change}", "on: tier_change needs tiers"),
+    "tiers the segment does not take": ("owner: growth", "owner: growth\nschedule: {on: tier_change, tiers: [gold]}", "segment 'sleeping_valuable' has no parameter 'tiers'"),
+    "promotion nobody announced": ("owner: growth", "owner: growth\npromotion: black_friday", "winback_gold.yaml:5: promotion: there is no big promotion 'black_friday'"),
+    "drift over everything": ("approval: {above: 50}", "approval: {above: 50, drift_tolerance: 2}", "approval.drift_tolerance: Input should be less than or equal to 1"),
+    "target over everything": ("uplift_rate: 0.02", "uplift_rate: 2", "targets.uplift_rate: Input should be less than or equal to 1"),
     "channel twice": ("wechat_mass, email", "email, email", "a name stands twice"),
 }  # fmt: skip
 
@@ -66,6 +83,8 @@ def test_a_mistake_in_a_campaign(config: ConfigFolder, name: str) -> None:
 
 
 CHANNEL_MISTAKES = {
+    "a promotion that ends before it begins": ("name: mid_year, first: 2026-06-16", "name: mid_year, first: 2026-06-19", "mid_year: last is 2026-06-18, before first, 2026-06-19"),
+    "a landing host that is an address": ("landing_hosts: [m.nightmarket.test", "landing_hosts: [https://m.nightmarket.test", "landing_hosts.0: String should match pattern"),
     "unknown channel": ("  wechat_mass:\n", "  pigeon:\n", "there is no channel 'pigeon'"),
     "group size missing": ("    group_size: 10000\n", "", "group_size belongs to channels that send one call to many"),
     "no rate": ("rate_per_second: 100\n", "rate_per_second: 0\n", "channels.email.rate_per_second: Input should be greater than 0"),

@@ -79,3 +79,86 @@ def test_an_advertising_mail_says_so_in_its_subject(config: ConfigFolder) -> Non
 def test_a_service_template_is_not_for_a_marketing_campaign(config: ConfigFolder) -> None:
     rewrite(config, "templates/wechat/winback_gift/meta.yaml", "purpose: marketing", "purpose: service")
     assert any("is for service messages, this is marketing" in sentence for sentence in check_all())
+
+
+def rules_broken(config: ConfigFolder) -> list[str]:
+    return [sentence for sentence in check_all() if "winback_gold.yaml" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes", "is_allowed"),
+    [
+        ("08:00", "22:00", True),
+        ("07:59", "20:00", False),
+        ("09:00", "22:01", False),
+        ("21:00", "09:00", False),
+        ("10:00", "10:00", False),
+    ],
+)
+def test_the_send_window_lies_inside_the_hours_of_the_house(
+    config: ConfigFolder, opens: str, closes: str, is_allowed: bool
+) -> None:
+    config.campaign(send_window={"opens": opens, "closes": closes})
+    found = [sentence for sentence in rules_broken(config) if sentence.endswith("(rule house.hours)")]
+    assert bool(found) != is_allowed
+    if found:
+        assert (
+            f"send_window: marketing messages may go out from 08:00 to 22:00, the window is {opens} to {closes}"
+            in found[0]
+        )
+
+
+def test_hours_over_midnight_and_of_one_channel_and_purpose(config: ConfigFolder) -> None:
+    with config.editing("channels.yaml") as data:
+        data["house_rules"] = []
+        hours = {"marketing": {"opens": "20:00", "closes": "02:00"}, "service": {"opens": "00:00", "closes": "00:00"}}
+        data["channels"]["email"]["rules"].append({"rule": "mail.hours", "says": "at night only", "hours": hours})
+    config.campaign(send_window={"opens": "21:00", "closes": "01:00"})
+    assert rules_broken(config) == []
+    config.campaign(send_window={"opens": "21:00", "closes": "03:00"})
+    (sentence,) = rules_broken(config)
+    assert sentence.endswith("the window is 21:00 to 03:00 on email: at night only (rule mail.hours)")
+
+
+def test_a_coupon_stays_above_the_floor(config: ConfigFolder) -> None:
+    config.campaign(coupon={"stock": "winback_10", "test_stock": "test_pool"})
+    (sentence,) = rules_broken(config)
+    assert "coupon.stock: a coupon of 10 from 20 yuan leaves 50% of the price, less than 70%" in sentence
+    assert sentence.endswith("(rule house.discount_floor)")
+    config.campaign(coupon={"stock": "winback_30", "test_stock": "test_pool"})  # exactly 70 %
+    assert rules_broken(config) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"dates": ["2026-11-01", "2026-11-11"]}, None),
+        (
+            {"dates": ["2026-11-11", "2026-11-12"]},
+            "schedule.dates.1: 2026-11-12 is not within double_eleven (2026-11-01 to 2026-11-11)",
+        ),
+        ({"cron": "0 10 * * 1"}, "schedule: below the floor a campaign runs on dates of double_eleven"),
+    ],
+)
+def test_below_the_floor_only_in_a_big_promotion(
+    config: ConfigFolder, schedule: dict[str, object], expected: str | None
+) -> None:
+    config.campaign(
+        coupon={"stock": "winback_10", "test_stock": "test_pool"}, promotion="double_eleven", schedule=schedule
+    )
+    found = rules_broken(config)
+    assert [expected in sentence and "house.discount_floor" in sentence for sentence in found] == (
+        [True] if expected else []
+    )
+
+
+def test_not_everything_is_an_offer(config: ConfigFolder) -> None:
+    assert check_all() == []
+    with config.editing("channels.yaml") as data:
+        (rule,) = [rule for rule in data["house_rules"] if "content_mix" in rule]
+        rule["content_mix"] = {"offers_at_most": 0.5, "from_campaigns": 3}
+    (sentence,) = check_all()
+    assert sentence.endswith("(rule house.content_mix)")
+    assert "2 of 3 campaigns are offers, more than 50%" in sentence
+    config.campaign(content="story")
+    assert check_all() == []

@@ -400,6 +400,7 @@ def _parameters(
         "cap_since": plan.as_of_at - timedelta(days=channels.frequency.days),
         "stock_id": stock,
         "coupon_limit": channels.coupon_stocks[stock].per_member_limit if stock else None,
+        "coupon_needs_openid": stock is not None and channels.coupon_stocks[stock].receiver_kind == "wechat_openid",
         "global_salt": channels.global_holdout.salt,
         "global_share": 0.0 if is_test else float(channels.global_holdout.share),
         "salt": campaign.salt,

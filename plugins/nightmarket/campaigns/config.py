@@ -92,8 +92,8 @@ class Rule(StrictModel):
     window_hours: int | None = Field(None, gt=0)  # only so long after the person wrote to us
     window_messages: int | None = Field(None, gt=0)  # and so many of them
     month_messages: int | None = Field(None, gt=0)  # per receiver and calendar month
-    hours: dict[Purpose, SendWindow] = Field(default_factory=dict)  # a send window must lie inside, on the receiver's clock
-    price_share_at_least: Share | None = None  # a coupon leaves at least this share of the price, outside big promotions
+    hours: dict[Purpose, SendWindow] = Field(default_factory=dict)  # send windows lie inside, on the receiver's clock
+    price_share_at_least: Share | None = None  # what a coupon leaves of the price at least, outside big promotions
     content_mix: ContentMix | None = None  # over all campaigns
 
 
@@ -170,8 +170,8 @@ class Stock(StrictModel):
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"a stock of {self.issuer} needs {name}")
-        for name in sorted(own & self.model_fields_set):
-            if name not in (*needed, *allowed) and getattr(self, name) is not None:
+        for name in sorted(own - {*needed, *allowed}):
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"a stock of {self.issuer} has no {name}; it may say {', '.join((*needed, *allowed))}")
         if self.valid_from and self.valid_to and self.valid_to < self.valid_from:
             raise ValueError(f"valid_to is {self.valid_to}, before valid_from, {self.valid_from}")
@@ -264,6 +264,9 @@ PLATFORM_LIMITS: dict[str, dict[str, int]] = {
     "wechat_service": {"window_hours": 48, "window_messages": 5},
 }
 
+# Their texts need no unsubscribe link: two carry no advertising, and a push is ended in the app, which gets the link beside the text.
+WITHOUT_LINK = ("wechat_template", "wechat_subscribe", "jpush")
+
 
 def _loosened(name: str, channel: Channel) -> Iterator[str]:
     """In words, how a block of channels.yaml allows more than its platform or the law does."""
@@ -273,11 +276,15 @@ def _loosened(name: str, channel: Channel) -> Iterator[str]:
             yield f"one of its rules must set {field} to at most {most}, the platform's own limit; it is {value or 'not set'}"
     if name == "wechat_template" and not any(r.purposes == ("service",) and r.forbids_coupon for r in channel.rules):
         yield "WeChat rule 3.9 must stay: purposes [service] and forbids_coupon (no advertising, no coupons)"
+    if name == "wechat_subscribe" and not any(rule.purposes == ("service",) for rule in channel.rules):
+        yield "a subscription notice is a service notice (WeChat); one of its rules must say purposes [service]"
+    if name == "jpush" and channel.consent != "granted":
+        yield "marketing pushes need a consent that was given (Advertising Law art. 43); consent must be granted"
     if name == "email" and channel.consent != "granted":
         yield "marketing e-mail needs a consent that was given (Advertising Law art. 43); consent must be granted"
     if CHANNELS[name].family == "sms":
         yield from _loosened_sms(channel)
-    elif not any(rule.needs_unsubscribe_link for rule in channel.rules) and name != "wechat_template":
+    elif not any(rule.needs_unsubscribe_link for rule in channel.rules) and name not in WITHOUT_LINK:
         yield "one of its rules must say needs_unsubscribe_link: an advertisement gives a way to refuse it (Advertising Law art. 43)"
 
 
@@ -381,6 +388,12 @@ class Schedule(StrictModel):
     on: Literal["tier_change"] | None = None  # as soon as the marts of a night are there
     tiers: Names | None = None  # of `on`: the tiers that were reached; the segment gets them as its parameter `tiers`
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt(cls, value: Any) -> Any:
+        """YAML 1.1 reads an unquoted `on` as true; both spellings mean the key."""
+        return {"on" if key is True else key: item for key, item in value.items()} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _one(self) -> "Schedule":
         if sum(value is not None for value in (self.cron, self.dates, self.on)) != 1:
@@ -405,7 +418,7 @@ class Campaign(StrictModel):
     holdout_share: Annotated[Decimal, Field(ge=0, le=Decimal("0.5"))]
     salt: Annotated[str, Field(min_length=4)]
     channels: Annotated[tuple[Name, ...], Field(min_length=1)]
-    routing: Literal["cheapest", "listed"] = "cheapest"  # cheapest: the allowed channel that costs least first, else as listed
+    routing: Literal["cheapest", "listed"] = "cheapest"  # the allowed channel that costs least first, or as listed
     fallback: Fallback = Fallback()
     caps: Frequency | None = None  # of this campaign's own messages per member, beside the frequency over all campaigns
     coupon: CouponChoice | None = None
@@ -592,11 +605,41 @@ def campaign_problems(campaign: Campaign, channels: ChannelsFile) -> Iterator[st
             elif stock.is_test != wants_test:
                 yield f"{where(path, 'coupon', field)}: stock {name!r} has is_test: {str(stock.is_test).lower()}."
     if known:
+        yield from _code_problems(campaign, channels, path)
         yield from _template_problems(
             path, [("variants", i, "template") for i in range(len(campaign.variants))],
             [variant.template for variant in campaign.variants], campaign.channels, channels,
         )  # fmt: skip
         yield from (finding.sentence for finding in campaign_findings(campaign, channels))
+
+
+def _code_problems(campaign: Campaign, channels: ChannelsFile, path: Path) -> Iterator[str]:
+    """A code has to be said, to one person at a time; and where there is none, nobody may promise it."""
+    from nightmarket.campaigns.rendering import load_template
+
+    if campaign.coupon is None:
+        return
+    for field in ("stock", "test_stock"):
+        stock = channels.coupon_stocks[getattr(campaign.coupon, field)]
+        for index, name in enumerate(campaign.channels):
+            folder = channels.channels[name].templates
+            if stock.has_codes and CHANNELS[name].is_group:
+                yield (
+                    f"{where(path, 'channels', index)}: {name} sends one text to all and cannot say a code;"
+                    f" the coupons of {field} are codes ({stock.issuer})."
+                )
+                continue
+            for position, variant in enumerate(campaign.variants):
+                try:
+                    template = load_template(folder, variant.template)
+                    says = {"coupon.code" in template.used_variables(language) for language in template.parts}
+                except ConfigError:
+                    continue  # reported with its line elsewhere
+                place = where(path, "variants", position, "template")
+                if stock.has_codes and says != {True}:
+                    yield f"{place}: {folder}/{variant.template} does not say coupon.code in every language; the coupons of {field} are codes."
+                if not stock.has_codes and says != {False}:
+                    yield f"{place}: {folder}/{variant.template} says coupon.code; the coupons of {field} are no codes ({stock.issuer})."
 
 
 def journey_problems(journey: ReviewJourney, channels: ChannelsFile) -> Iterator[str]:
@@ -615,7 +658,9 @@ def journey_problems(journey: ReviewJourney, channels: ChannelsFile) -> Iterator
         yield from (finding.sentence for finding in journey_findings(journey, channels))
 
 
-def _segment_problems(path: Path, segment: str, parameters: dict[str, Any], place: tuple[Any, ...] = ()) -> Iterator[str]:
+def _segment_problems(
+    path: Path, segment: str, parameters: dict[str, Any], place: tuple[Any, ...] = ()
+) -> Iterator[str]:
     """Mistakes in the use of a segment that stands below `place` of the file."""
     file = get_settings().sql_dir / "segments" / f"{segment}.sql"
     if not file.exists():
@@ -668,7 +713,7 @@ def _template_problems(
     path: Path, places: list[tuple[Any, ...]], names: list[str], channel_names: tuple[str, ...], channels: ChannelsFile
 ) -> Iterator[str]:
     """Every template exists in every channel's folder, in both languages, and can be rendered there."""
-    from nightmarket.campaigns.rendering import missing_template_ids, template_problems
+    from nightmarket.campaigns.rendering import channel_problems, template_problems
 
     folders = {channels.channels[name].templates: channels.channels[name].max_characters for name in channel_names}
     for place, name in zip(places, names, strict=True):
@@ -677,5 +722,5 @@ def _template_problems(
                 yield f"{where(path, *place)}: include/templates/{folder}/{name}/meta.yaml does not exist."
             else:
                 yield from template_problems(folder, name, limit)
-                users = [channel for channel in channel_names if channels.channels[channel].templates == folder]
-                yield from missing_template_ids(folder, name, users)
+                users = {key: channels.channels[key] for key in channel_names if channels.channels[key].templates == folder}
+                yield from channel_problems(folder, name, users)

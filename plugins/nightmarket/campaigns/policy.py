@@ -65,14 +65,20 @@ def mix_findings(campaigns: Sequence[Campaign], channels: ChannelsFile) -> Itera
         if mix is None or len(campaigns) < mix.from_campaigns or len(offers) <= mix.offers_at_most * len(campaigns):
             continue
         place = where(campaign_path(offers[-1].campaign), "content")
-        detail = f"{len(offers)} of {len(campaigns)} campaigns are offers, more than {mix.offers_at_most:.0%}: {rule.says}"
+        detail = (
+            f"{len(offers)} of {len(campaigns)} campaigns are offers, more than {mix.offers_at_most:.0%}: {rule.says}"
+        )
         yield Finding(rule.rule, place, detail)
 
 
 def window_findings(channels: Sequence[str], purpose: str, window: SendWindow, file: ChannelsFile) -> list[str]:
     """In words, which rules about hours a send window breaks on these channels; for windows that stand in no file."""
     rules = [rule for name in channels for rule in file.channels[name].rules]
-    return [f"{detail} (rule {rule.rule})" for rule in (*rules, *file.house_rules) for detail in _outside(rule, purpose, window)]
+    return [
+        f"{detail} (rule {rule.rule})"
+        for rule in (*rules, *file.house_rules)
+        for detail in _outside(rule, purpose, window)
+    ]
 
 
 def journey_findings(journey: ReviewJourney, channels: ChannelsFile) -> Iterator[Finding]:
@@ -158,12 +164,16 @@ def _date_findings(campaign: Campaign, promotion: Promotion, rule: Rule, path: P
 
 def run_day_findings(campaign: Campaign, channels: ChannelsFile, day: date) -> list[str]:
     """As the discount floor says for a run that would send on `day`, also one that was started by hand."""
-    if campaign.promotion is None or not list(_price_findings(campaign.model_copy(update={"promotion": None}), channels)):
+    if campaign.promotion is None or not list(
+        _price_findings(campaign.model_copy(update={"promotion": None}), channels)
+    ):
         return []
     promotion = next(p for p in channels.big_promotions if p.name == campaign.promotion)
     if promotion.first <= day <= promotion.last:
         return []
-    return [f"{campaign.campaign} goes below the price floor and {day} is not within {promotion.name} ({promotion.first} to {promotion.last})"]
+    return [
+        f"{campaign.campaign} goes below the price floor and {day} is not within {promotion.name} ({promotion.first} to {promotion.last})"
+    ]
 
 
 def _template_findings(
@@ -192,6 +202,8 @@ def _broken(rule: Rule, source: TemplateSource, purpose: str) -> Iterator[str]:
                 yield f"the {language} text says {word!r}"
         if rule.required_words and (wanted := getattr(rule.required_words, language)).lower() not in text:
             yield f"the {language} text does not say {wanted!r}"
+        if rule.opt_out_suffix and rule.opt_out_suffix.lower() in text:
+            yield f"the {language} text says {rule.opt_out_suffix!r} itself, so it would be there twice"
         if rule.forbids_coupon and any(name.startswith("coupon") for name in used):
             yield f"the {language} text mentions a coupon"
         if purpose == "marketing" and rule.needs_unsubscribe_link and "unsubscribe_link" not in used:

@@ -111,6 +111,26 @@ def campaign_form() -> dict[str, Param]:
     }
 
 
+OPERATIONS = ("pause", "resume", "cancel", "extend", "rerun")  # as nightmarket.campaigns.operate.ACTIONS
+
+
+def operate_form() -> dict[str, Param]:
+    """The form of operate_run."""
+    clock: dict[str, Any] = {"type": ["null", "string"], "pattern": "^[0-2][0-9]:[0-5][0-9]$"}
+    return {
+        "run_id": Param("", type="string", title="Run 轮次", description="As the console shows it: campaign@date."),
+        "action": Param("pause", type="string", enum=list(OPERATIONS), title="Action 操作"),
+        "reason": Param("", type="string", title="Reason 理由", description="For the audit log."),
+        "dry_run": dry_run_param(default=True, what="On: say what would happen. **Off: do it.**"),
+        "expires_after_hours": Param(
+            None, type=["null", "integer"], minimum=1, maximum=720, title="Extend: hours 延长至小时数",
+            description="New expires_after_hours, from the first allowed instant after the as-of day.",
+        ),
+        "opens": Param(None, **clock, title="Extend: window opens 发送开始", description="HH:MM; asks for a new approval."),
+        "closes": Param(None, **clock, title="Extend: window closes 发送结束", description="HH:MM"),
+    }  # fmt: skip
+
+
 def check_form(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
     """Refuse keys the form does not have: a misspelt `dryrun` must not start a real campaign. Raises ValueError."""
     fields = sorted(known)
