@@ -32,6 +32,10 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (PEOPLE, "core/write/orders.sql"),
         ("core.orders", "core.order_lines", "core.products", "core.shipments", *PEOPLE_TABLES),
     ),
+    "orders_with_codes": (
+        (PEOPLE, "core/write/orders.sql", "core/write/coupon_uses.sql"),
+        ("core.orders", "core.order_lines", "core.products", "core.shipments", "core.coupon_uses", *PEOPLE_TABLES),
+    ),
     "refunds": ((PEOPLE, "core/write/refunds.sql"), ("core.refunds", *PEOPLE_TABLES)),
     "reviews": ((PEOPLE, "core/write/reviews.sql"), ("core.reviews", *PEOPLE_TABLES)),
     "customers": ((PEOPLE, "core/write/customers.sql"), ("core.customers", *PEOPLE_TABLES)),
@@ -48,6 +52,7 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "core/write/interactions.sql",
             "core/write/consents.sql",
             "core/write/survey_answers.sql",
+            "core/write/page_codes.sql",
         ),
         (
             "core.interactions",
@@ -56,8 +61,13 @@ ENTITIES: MappingOf[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "core.message_events",
             "core.consents",
             "core.survey_answers",
+            "core.coupon_uses",
             *PEOPLE_TABLES,
         ),
+    ),
+    "sms_events": (
+        (PEOPLE, "core/write/message_events.sql", "core/write/sms_replies.sql"),
+        ("core.message_events", "core.consents", "core.suppression_events", *PEOPLE_TABLES),
     ),
     "social_stats": (("core/write/social_stats.sql",), ("core.social_stats_daily",)),
     "tags": (("core/write/social_stats.sql", "core/write/tags.sql"), ("core.social_stats_daily", "core.social_tags")),
@@ -135,22 +145,24 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         entity("weibo", "follower_sample", "followers", file="followers"),
         entity("weibo", "social_stats", "account", file="account"),
     ),
+    "sms_aliyun": (entity("sms_aliyun", "sms_events", "events", folder="sms", file="events"),),
+    "sms_tencent": (entity("sms_tencent", "sms_events", "events", folder="sms", file="events"),),
     "own_pages": (entity("own_pages", "events", "events", folder="events"),),
     "rest": (  # streams of a declared source are named after what they hold
-        entity("rest", "orders", "orders", folder="declared"),
+        entity("rest", "orders_with_codes", "orders", file="orders", folder="declared"),
         entity("rest", "refunds", "refunds", folder="declared"),
         entity("rest", "customers", "customers", folder="declared"),
         entity("rest", "reviews", "reviews", folder="declared"),
         entity("rest", "products", "products", folder="declared"),
     ),
     "shopify": (
-        entity("shopify", "orders", "orders"),
+        entity("shopify", "orders_with_codes", "orders", file="orders"),
         entity("shopify", "refunds", "orders"),
         entity("shopify", "customers", "customers"),
         entity("shopify", "products", "products"),
     ),
     "woocommerce": (
-        entity("woocommerce", "orders", "orders"),
+        entity("woocommerce", "orders_with_codes", "orders", file="orders"),
         entity("woocommerce", "refunds", "orders"),
         entity("woocommerce", "customers", "customers"),
         entity("woocommerce", "reviews", "reviews"),
@@ -168,9 +180,9 @@ MAPPINGS: MappingOf[str, tuple[Mapping, ...]] = {
         entity("weidian", "orders", "trades"),
         entity("weidian", "refunds", "trades"),
     ),
-    "files": tuple(
-        entity("files", name, name, folder="declared")
-        for name in ("orders", "refunds", "reviews", "customers", "products")
+    "files": (
+        entity("files", "orders_with_codes", "orders", file="orders", folder="declared"),
+        *(entity("files", name, name, folder="declared") for name in ("refunds", "reviews", "customers", "products")),
     ),
 }
 PIECE = 40_000  # new records that are worth a mapping of their own while landing goes on

@@ -49,6 +49,8 @@ PLATFORMS = PlatformModules(
     "wechat_official",
     "weibo",
     "own_pages",
+    "sms_aliyun",
+    "sms_tencent",
 )
 POOL_SLOTS = 4  # tasks of one account at once; how fast they call is the account's own limit (calls_per_second)
 SOURCE_ID = re.compile(r"[a-z][a-z0-9_]{1,49}")

@@ -34,7 +34,10 @@ failed AS (
     UPDATE push.messages AS m
     SET state = 'failed', last_error = left(coalesce(r.detail, r.kind), 300), updated_at = %(now_at)s::timestamptz
     FROM refusal AS r
-    WHERE r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted'
+    WHERE (
+        (r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted')
+        OR (r.message_key = m.message_key AND m.state = 'unknown')   -- it had gone out after all
+    )
       AND NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = r.message_key)  -- noqa: RF01
     RETURNING m.message_id
 ),
@@ -48,7 +51,9 @@ suppressed AS (   -- a dead mailbox, a person who blocked us, a person who compl
         concat_ws(': ', 'message ' || m.message_key, left(e.detail, 200)), e.occurred_at
     FROM core.message_events AS e
     JOIN push.messages AS m ON m.message_key = e.message_key    -- not the group's: one mailbox says nothing about the others
-    CROSS JOIN LATERAL (SELECT CASE WHEN m.channel LIKE 'wechat%%' THEN 'wechat' ELSE m.channel END AS family) AS f
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN m.channel LIKE 'wechat%%' THEN 'wechat' WHEN m.channel LIKE 'sms%%' THEN 'sms' ELSE m.channel END AS family
+    ) AS f
     WHERE (e.kind IN ('bounced', 'complained') OR (e.kind = 'failed' AND e.detail LIKE '%%user block%%'))
       AND (e.kind = 'complained' OR NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = e.message_key))
       AND NOT EXISTS (

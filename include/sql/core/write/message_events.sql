@@ -14,7 +14,8 @@ FROM (
         CASE
             WHEN n.kind = 'click' THEN 'clicked'
             WHEN n.kind = 'unsubscribe' THEN 'unsubscribed'
-            WHEN n.event IN ('TEMPLATESENDJOBFINISH', 'MASSSENDJOBFINISH', 'subscribe_msg_sent_event')
+            WHEN n.event = 'sms_report' AND n.status LIKE 'dead number%%' THEN 'bounced'
+            WHEN n.event IN ('TEMPLATESENDJOBFINISH', 'MASSSENDJOBFINISH', 'subscribe_msg_sent_event', 'sms_report')
                 THEN CASE WHEN n.status IN ('success', 'send success') THEN 'delivered' ELSE 'failed' END
         END AS kind,
         CASE WHEN n.event IS NOT NULL THEN n.status END AS detail,
