@@ -6,6 +6,9 @@
 Pay merchant connection: renew it, clear the task. Without this DAG the marts of the night do not start; to let the
 night go on without receipts, mark the task as success: the funnel then shows yesterday's redemptions.
 
+*GateFailed* names what does not balance in coupons, codes or points. Look at `nightmarket coupons stock <stock>` and
+docs/connections/coupons.md#when-the-gate-is-red; nothing is sent until a later run passes.
+
 Runbook: docs/runbook.md#collect_receipts
 """
 
@@ -30,6 +33,14 @@ def collect(business_date: str, *, outlet_events: Any) -> dict[str, Any]:
     return counts
 
 
+@task
+def balance(business_date: str, **context: Any) -> str:
+    """The push gate: coupons, codes, points and money balance. Red: nothing is sent until a later run passes."""
+    from nightmarket.quality import run_gate
+
+    return str(run_gate("push", business_date, f"{context['dag'].dag_id}/{context['run_id']}"))
+
+
 @dag(
     schedule=CronTriggerTimetable(NIGHT_CRON, timezone=ZONE),
     catchup=False,
@@ -40,7 +51,8 @@ def collect(business_date: str, *, outlet_events: Any) -> dict[str, Any]:
     doc_md=__doc__,
 )
 def collect_receipts():
-    collect(pick_business_date())
+    business_date = pick_business_date()
+    collect(business_date) >> balance(business_date)
 
 
 collect_receipts()

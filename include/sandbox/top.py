@@ -26,6 +26,9 @@ from .wire import Answer, Request
 from .world import Refund, Review, Trade
 
 CLOCK_TOLERANCE = 10 * MINUTE
+RELATION_ID, BENEFIT_TYPE = "77001", "1"
+BENEFITS = {"88001": 300, "88002": 3}  # detail id -> how many there are; one for each buyer
+RECEIVERS = ("receiver_id", "ouid", "uid", "nick", "plat_nick", "mix_receiver_id")
 HISTORY_MONTHS = 3
 REVIEW_DAYS = 180
 ITEM_DEPTH = 20_000
@@ -172,12 +175,17 @@ class Top:
             "taobao.crm.members.increment.get": self.changed_members,
             "taobao.user.seller.get": self.seller,
             "taobao.time.get": self.time,
+            "taobao.promotion.benefit.activity.send": self.benefit_send,
+            "taobao.promotion.benefit.activity.detail.get": self.benefit_detail,
         }
 
     def reset(self) -> None:
         self._second = 0
         self._calls: Counter[str] = Counter()  # of this second, by method
         self._banned_until: dict[str, float] = {}
+        self._benefits: dict[str, tuple[str, Row]] = {}  # unique_id -> (request, result)
+        self._benefits_of: Counter[tuple[str, str]] = Counter()  # by benefit and receiver
+        self._benefits_given: Counter[str] = Counter()
 
     def access(self, base_url: str) -> dict[str, Any]:
         return {
@@ -186,6 +194,10 @@ class Top:
             "app_secret": self.app_secret,
             "session": self.session,
             "shop_nick": SHOP_NICK,
+            "benefits": [
+                {"relation_id": RELATION_ID, "detail_id": detail_id, "benefit_type": BENEFIT_TYPE, "count": count}
+                for detail_id, count in BENEFITS.items()
+            ],
         }
 
     def method(self, request: Request) -> str:
@@ -275,6 +287,72 @@ class Top:
                 "accesscontrol.limited-by-app-api-access-count",
                 f"This ban will last for {max(1, round(wait))} more seconds",
             )
+
+    # ------------------------------------------------------------------------------------------------- benefits
+
+    def benefit_send(self, params: Params, now: float, fault: Fault | None) -> Row:
+        """Idempotent on unique_id; what happens to the same one with another content is not confirmed: refused here."""
+        request = self._object(params, "send_request")
+        given = [name for name in RECEIVERS if params.get(name)]
+        if len(given) != 1:
+            raise invalid("receiver_id", "接收人参数必须且只能填写一个")
+        unique_id = str(request.get("unique_id") or "")
+        if not unique_id:
+            raise invalid("send_request", "unique_id不能为空")
+        self.world.counters.grant_calls[unique_id] += 1
+        detail_id = str(request.get("detail_id"))
+        if str(request.get("relation_id")) != RELATION_ID or detail_id not in BENEFITS:
+            raise TopError(15, "Remote service error", "isv.benefit-not-exist", "权益不存在")
+        if str(request.get("benefit_type")) != BENEFIT_TYPE or request.get("send_count") != 1:
+            raise invalid("send_request", "benefit_type或send_count错误")
+        receiver = params[given[0]]
+        content = f"{given[0]}={receiver}&{params['send_request']}"
+        earlier = self._benefits.get(unique_id)
+        if earlier and earlier[0] != content:
+            raise TopError(15, "Remote service error", "isv.unique-id-conflict", "unique_id重复且内容不一致")
+        if earlier:
+            return earlier[1]
+        error = ""
+        if given[0] != "receiver_id" or receiver not in self.world.by_open_uid:
+            error = "RECEIVER_NOT_EXIST"
+        elif self._benefits_of[detail_id, receiver]:
+            error = "EXCEED_USER_LIMIT"
+        elif self._benefits_given[detail_id] >= BENEFITS[detail_id]:
+            error = "BENEFIT_NOT_ENOUGH"
+        row: Row = {"index_id": 0, "success_count": int(not error), "failure_count": int(bool(error))}
+        if error:
+            row["error_code_list"] = {"string": [error]}
+        else:
+            self._benefits_of[detail_id, receiver] += 1
+            self._benefits_given[detail_id] += 1
+            self.world.counters.grants[unique_id] += 1
+        result = {"is_success": True, "unique_id": unique_id, "result_list": {"benefit_send_result_ext": [row]}}
+        if not error:
+            self._benefits[unique_id] = (content, result)
+        return result
+
+    def benefit_detail(self, params: Params, now: float, fault: Fault | None) -> Row:
+        """The benefits of a relation, as a JSON text inside the JSON; which fields they have is not confirmed."""
+        query = self._object(params, "query_request")
+        if query.get("status") not in ("VALID", "DELETE"):
+            raise invalid("query_request", "status必须为VALID或DELETE")
+        found = str(query.get("relation_id")) == RELATION_ID and query["status"] == "VALID"
+        rows = (
+            [{"relation_id": RELATION_ID, "detail_id": name, "status": "VALID"} for name in BENEFITS] if found else []
+        )
+        return {"is_success": True, "relation_benefit_details": orjson.dumps(rows).decode()}
+
+    @staticmethod
+    def _object(params: Params, name: str) -> Row:
+        if not params.get(name):
+            raise missing(name)
+        try:
+            content = orjson.loads(params[name])
+        except orjson.JSONDecodeError:
+            content = None
+        if not isinstance(content, dict):
+            raise invalid(name, f"{name}必须是JSON对象")
+        return content
 
     # ---------------------------------------------------------------------------------------------------- lists
 

@@ -26,6 +26,7 @@ INDEX_LAG = 30  # seconds until the order list shows a change
 DEEPEST_PAGE = 100
 REFUND_DEPTH = 3000
 REFRESH_LIFE = 28 * DAY
+FIRST_ACTIVITY = 9_007_199_254_740_993
 STATUSES = {
     "unpaid": ("WAIT_BUYER_PAY", "待支付"),
     "paid": ("WAIT_SELLER_SEND_GOODS", "待发货"),
@@ -75,6 +76,8 @@ class Youzan:
             ("youzan.trade.refund.get", "3.0.1"): self.refund,
             ("youzan.scrm.customer.list", "1.0.0"): self.customers,
             ("youzan.ump.voucheractivity.query", "3.0.1"): self.coupons,
+            ("youzan.ump.voucheractivity.send", "3.0.1"): self.send_voucher,
+            ("youzan.ump.voucher.query.detail", "3.0.1"): self.voucher,
             ("youzan.item.reviews.query", "3.0.0"): self.reviews,
         }
         self.reset()
@@ -84,6 +87,7 @@ class Youzan:
         self.refresh_tokens: dict[str, float] = {}
         self._second, self._calls = 0, 0
         self._month_calls: Counter[str] = Counter()
+        self.vouchers: dict[int, tuple[int, str, int]] = {}  # id -> activity, yz_open_id, when
 
     def access(self, base_url: str) -> Row:
         return {
@@ -513,15 +517,13 @@ class Youzan:
     def coupons(self, body: Row, now: float, fault: Fault | None) -> Row:
         """Not confirmed by any page: the shop's voucher activities."""
         page, size = self._integer(body, "page_no", 1, DEEPEST_PAGE), self._integer(body, "page_size", 20, 50)
-        start = self.world.history.start
         rows: list[Row] = []
         for number, (title, off, least, total) in enumerate(COUPONS):
-            begins = start + number * 40 * DAY
-            ends = begins + (30 if title == "已结束的活动" else 365) * DAY
+            begins, ends = self._activity_times(number)
             taken = max(0, min(total, int((min(now, ends) - begins) // DAY) * (number + 2)))
             rows.append(
                 {
-                    "activity_id": 9_007_199_254_740_993 + number,
+                    "activity_id": FIRST_ACTIVITY + number,
                     "title": title,
                     "status": "on" if begins <= now < ends else "end" if now >= ends else "future",
                     "value": yuan(off),
@@ -543,6 +545,52 @@ class Youzan:
             texts=("title",),
         )
         return {"is_success": "true", "total": len(rows), "list": emptied(fault, part)}
+
+    def send_voucher(self, body: Row, now: float, fault: Fault | None) -> Row:
+        """One more voucher with every call: there is no key that would make a repetition harmless."""
+        number = body.get("activity_id")
+        position = number - FIRST_ACTIVITY if isinstance(number, int) else -1
+        if not 0 <= position < len(COUPONS):
+            raise BusinessError(160000001, "活动不存在")
+        assert isinstance(number, int)
+        title, _off, _least, total = COUPONS[position]
+        begins, ends = self._activity_times(position)
+        if not begins <= now < ends:
+            raise BusinessError(160000002, "活动未开始或已结束")
+        open_id = str(body.get("yz_open_id") or "")
+        if open_id not in {self.open_id(one.person) for one in self.world.shops["youzan"].customers(now)}:
+            raise BusinessError(160000003, "用户不存在")
+        if sum(activity == number for activity, _receiver, _at in self.vouchers.values()) >= total:
+            raise BusinessError(160000004, "优惠券已领完")
+        coupon_id = 9_100_000_000_000_001 + len(self.vouchers)
+        self.vouchers[coupon_id] = (number, open_id, int(now))
+        self.world.counters.grants[f"youzan:{number}:{open_id}"] += 1
+        return {"voucher_identity": {"coupon_id": coupon_id, "coupon_type": 0}, "title": title}
+
+    def voucher(self, body: Row, now: float, fault: Fault | None) -> Row:
+        """The fields are those of the old answer to a taking; today's are not confirmed."""
+        found = self.vouchers.get(body.get("coupon_id") or 0)
+        if found is None or body.get("coupon_type") != 0:
+            raise BusinessError(160000005, "优惠券不存在")
+        activity, _open_id, given = found
+        _begins, ends = self._activity_times(activity - FIRST_ACTIVITY)
+        used = (
+            given + DAY if self.world.chance("voucher used", body["coupon_id"]) < self.world.settings.redeem else None
+        )
+        is_used = used is not None and used <= now
+        return {
+            "coupon_id": body["coupon_id"],
+            "coupon_type": 0,
+            "is_used": is_used,
+            "used_at": shop_time(used) if is_used and used is not None else "",
+            "is_expired": not is_used and ends <= now,
+            "is_invalid": False,
+            "end_at": shop_time(ends),
+        }
+
+    def _activity_times(self, position: int) -> tuple[int, int]:
+        begins = self.world.history.start + position * 40 * DAY
+        return begins, begins + (30 if COUPONS[position][0] == "已结束的活动" else 365) * DAY
 
     def reviews(self, body: Row, now: float, fault: Fault | None) -> Row:
         """In the old SDK; whether it is still served, and with which fields, is not confirmed."""

@@ -89,10 +89,7 @@ def use_points(
         member = _member(connection, member_id)
         connection.execute("SELECT FROM core.members WHERE member_id = %s FOR UPDATE", (member,))  # one purse, one hand
         known = connection.execute(
-            "SELECT coalesce((SELECT sum(l.points) FROM mart.points_ledger AS l WHERE l.member_id = %(member)s), 0)"
-            " - coalesce((SELECT sum(CASE u.kind WHEN 'redeem' THEN u.points ELSE -u.points END) FROM core.point_uses AS u"
-            "   WHERE u.member_id = %(member)s AND NOT EXISTS (SELECT FROM mart.points_ledger AS k"
-            "     WHERE k.member_id = u.member_id AND k.use_id = u.use_id)), 0) AS balance,"
+            "SELECT mart.points_balance(%(member)s) AS balance,"
             " EXISTS (SELECT FROM core.point_uses AS u WHERE u.use_id = %(use)s) AS is_done",
             {"member": member, "use": use_id},
         ).fetchone()

@@ -203,8 +203,8 @@ def test_a_stock_that_is_empty_at_the_issuer_stops_the_run(stage: Any, members: 
 
 def test_amounts_in_the_file_must_be_the_issuers(stage: Any, members: list[int]) -> None:
     with stage.config.editing("channels.yaml") as data:
-        data["coupon_stocks"]["winback_30"]["face_amount"] = 50
-    with pytest.raises(RunRefused, match=r"channels.yaml says 50 off 100, WeChat Pay says 30 off 100"):
+        data["coupon_stocks"]["winback_30"]["face_amount"] = 25
+    with pytest.raises(RunRefused, match=r"channels.yaml says 25 off 100, WeChat Pay says 30 off 100"):
         dry_run_report(build_run("winback_gold", AS_OF, "live", "tester"))
 
 

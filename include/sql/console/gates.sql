@@ -19,4 +19,4 @@ SELECT
     max(l.checked_at) AS checked_at
 FROM latest AS l
 GROUP BY l.gate
-ORDER BY array_position(ARRAY['core', 'mart', 'campaign'], l.gate) ASC, l.gate ASC;
+ORDER BY array_position(ARRAY['core', 'mart', 'push', 'campaign'], l.gate) ASC, l.gate ASC;

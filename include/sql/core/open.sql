@@ -32,4 +32,5 @@ JOIN raw.records AS r ON r.batch_id = b.batch_id;
 
 DROP TABLE IF EXISTS pg_temp.new_rows;
 DROP TABLE IF EXISTS pg_temp.new_lines;
+DROP TABLE IF EXISTS pg_temp.new_codes;
 DROP TABLE IF EXISTS pg_temp.row_people;

@@ -36,7 +36,8 @@ coupons AS (
         c.member_id, c.request_key, c.state, c.last_error,
         jsonb_build_object(
             'name', s.name, 'amount', trim_scale(s.face_amount)::text, 'minimum', trim_scale(s.minimum_amount)::text,
-            'valid_to', to_char(s.valid_to, 'YYYY-MM-DD')
+            'valid_to', to_char(coalesce(c.valid_to, s.valid_to), 'YYYY-MM-DD'),
+            'code', CASE WHEN s.has_codes THEN c.platform_coupon_id END   -- a token: delivery opens it
         ) AS variables
     FROM push.coupons AS c
     JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id
@@ -44,7 +45,8 @@ coupons AS (
 ),
 whole AS (
     SELECT
-        t.*, c.request_key, c.state = 'released' AS is_refused, c.last_error, c.variables AS coupon,
+        t.*, c.request_key, c.state = 'released' AS is_refused, c.last_error,
+        CASE WHEN t.channel = %(group_channel)s::text THEN c.variables - 'code' || '{"code": null}' ELSE c.variables END AS coupon,
         n.name, CASE t.language WHEN 'zh' THEN r.name_zh ELSE r.name_en END AS tier
     FROM targeted AS t
     LEFT JOIN coupons AS c ON c.member_id = t.member_id
@@ -100,6 +102,7 @@ ON CONFLICT (message_key) DO UPDATE
 SET run_id = excluded.run_id, state = excluded.state, channel = excluded.channel, account = excluded.account,
     address = excluded.address, template = excluded.template, language = excluded.language, variant = excluded.variant,
     variables = excluded.variables, coupon_request = excluded.coupon_request, group_key = excluded.group_key,
-    routes = excluded.routes, time_zone = excluded.time_zone, last_error = excluded.last_error, not_before = excluded.not_before, expires_at = excluded.expires_at,
+    routes = excluded.routes, time_zone = excluded.time_zone, last_error = excluded.last_error,
+    not_before = excluded.not_before, expires_at = excluded.expires_at,
     queued_at = excluded.queued_at, updated_at = excluded.updated_at
 WHERE m.state = 'cancelled' AND m.attempt_count = 0;

@@ -1,6 +1,6 @@
 -- The laws of a run, as counts of what breaks them (docs/decisions/0034-laws.md).
 -- Grain: one row.   Params: run_id, repeatable (channels), first_step, second_step (of a campaign).   Reads: push.campaign_runs, push.audiences, push.messages, push.attempts,
---   push.coupons, push.coupon_stocks
+--   push.coupons, push.coupon_stocks, push.coupon_codes
 WITH
 run AS (SELECT r.* FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text),
 audience AS (SELECT a.* FROM push.audiences AS a WHERE a.run_id = %(run_id)s::text),
@@ -67,6 +67,14 @@ SELECT
         WHERE (state IN ('issued', 'redeemed', 'expired')) <> (platform_coupon_id IS NOT NULL)
     ) AS coupon_idless_count,
     (SELECT count(*) - count(DISTINCT platform_coupon_id) FROM coupon WHERE platform_coupon_id IS NOT NULL) AS coupon_twice_count,
+    -- a coupon that is a code, and is not bound to it; or a code bound to a coupon that nobody was given
+    (
+        SELECT count(*)
+        FROM coupon AS c
+        JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id AND s.has_codes
+        LEFT JOIN push.coupon_codes AS k ON k.request_key = c.request_key AND k.state = 'bound'
+        WHERE k.code_token IS DISTINCT FROM c.platform_coupon_id
+    ) AS coupon_codeless_count,
     (SELECT count(*) FROM stock WHERE used_count > budget_count) AS over_budget_count,
     -- a message that promises a coupon its receiver does not have
     (SELECT count(*) FROM message AS m JOIN coupon AS c ON c.request_key = m.coupon_request

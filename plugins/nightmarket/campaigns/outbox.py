@@ -174,6 +174,10 @@ def settle(connection: psycopg.Connection[Row], said: Sequence[tuple[Row, Outcom
             "texts": [f"{outcome.code}: {outcome.message}"[:300] for _row, outcome in clear],
         },
     )
+    for row, outcome in clear:
+        if outcome.suppress:
+            family = CHANNELS[row["channel"]].family
+            suppress(connection, family, row["address"], outcome.suppress, "delivery", outcome.suppress_days)
     return {row["state"]: row["message_count"] for row in rows}
 
 
@@ -217,10 +221,7 @@ def cancel_on(connection: psycopg.Connection[Row], run_id: str) -> int:
         (run_id,),
     )
     rows = run_sql(connection, "push/cancel.sql", {"run_id": run_id, "now_at": now})
-    connection.execute(
-        "UPDATE push.coupons SET state = 'released', updated_at = %s WHERE run_id = %s AND state = 'reserved'",
-        (now, run_id),
-    )
+    run_sql(connection, "push/coupons_release.sql", {"run_id": run_id, "now_at": now})
     return sum(row["message_count"] for row in rows)
 
 

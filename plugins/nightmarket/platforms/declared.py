@@ -57,8 +57,9 @@ Kind = Literal[
     "name",
     "address",
     "nick",
+    "coupon",
 ]
-PERSONAL: tuple[Kind, ...] = ("phone", "email", "name", "address", "nick")
+PERSONAL: tuple[Kind, ...] = ("phone", "email", "name", "address", "nick", "coupon")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ ENTITIES: Mapping[str, Entity] = {
             "order_id": "id", "status": "status", "is_paid": "flag", "paid_amount": "amount", "goods_amount": "amount",
             "postage_amount": "amount", "line_count": "number", "city": "text", "created_at": "time", "paid_at": "time",
             "shipped_at": "time", "signed_at": "time", "modified_at": "time", "shipment_id": "id", "carrier": "text",
-            "remark": "prose", **BUYER,
+            "coupon_code": "coupon", "remark": "prose", **BUYER,
         },
         ("order_id", "status", "created_at"),
         "order_id",
@@ -610,7 +611,7 @@ class _Compiled:
     def _typed(self, value: Any) -> Any:
         if self.kind == "id":
             return to_id(value)
-        if self.kind in ("phone", "name", "email", "address", "nick"):
+        if self.kind in PERSONAL:
             return to_id(value) if self.kind == "phone" else to_text(value)
         if self.kind == "amount":
             return to_decimal_text(to_number(value, self.decimal_sign, self.thousand_sign) * self.factor)

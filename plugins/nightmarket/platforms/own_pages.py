@@ -167,7 +167,7 @@ STREAM = Stream(
     key=("event_id",),
     occurred_at=_received_at,
     slices=event_slices,
-    personal={"data.name": "name", "data.phone": "phone", "data.email": "email"},
+    personal={"data.name": "name", "data.phone": "phone", "data.email": "email", "data.code": "coupon"},
     free_text=("data.xml", "data.fields.Content", "data.comment"),
     overlap=timedelta(minutes=10),
     window=timedelta(days=90),

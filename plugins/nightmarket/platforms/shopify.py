@@ -273,6 +273,7 @@ ORDERS = Stream(
         "phone": "phone",
         "browser_ip": "address",
         "client_details.browser_ip": "address",
+        "discount_codes[].code": "coupon",
         **_person("customer."),
         **_address("billing_address"),
         **_address("shipping_address"),

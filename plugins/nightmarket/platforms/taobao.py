@@ -157,6 +157,10 @@ class Client:
         """The content of `<method>_response`, retried while that makes sense."""
         return self.transport.retry(lambda: self._call_once(method, page, parameters))
 
+    def call_once(self, method: str, **parameters: str | int | bool) -> Record:
+        """As call(), for callers that decide themselves whether to ask again."""
+        return self._call_once(method, None, parameters)
+
     def _call_once(self, method: str, page: int | None, parameters: Mapping[str, str | int | bool]) -> Record:
         form = {
             "method": method,

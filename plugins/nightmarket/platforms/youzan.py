@@ -127,12 +127,21 @@ class Client:
 
     def call(self, api: str, body: Mapping[str, object], page: int | None = None) -> Record:
         """What the API's envelope holds, an object. A refused token is fetched anew once; waits as long as the platform advises."""
+        return self._with_token(
+            lambda token: self.transport.retry(partial(self._call_once, api, token, body, page, iter(BACK_OFF_SECONDS)))
+        )
+
+    def call_once(self, api: str, body: Mapping[str, object]) -> Record:
+        """As call(), for what must not happen twice: only a refused token, which the gateway sees before anything is done, is
+        tried again."""
+        return self._with_token(lambda token: self._call_once(api, token, body, None, iter(BACK_OFF_SECONDS)))
+
+    def _with_token(self, attempt: Callable[[str], Record]) -> Record:
         bad = ""
         for is_last in (False, True):
             token = self.token(bad)
-            tries = iter(BACK_OFF_SECONDS)
             try:
-                return self.transport.retry(partial(self._call_once, api, token.value, body, page, tries))
+                return attempt(token.value)
             except AuthError as error:
                 if is_last or error.code not in TOKEN_CODES:
                     raise
@@ -172,7 +181,7 @@ class Client:
         content = parse_json(NAME, TOKEN_CALL, answer)
         if not isinstance(content, dict):
             raise BadPayload(NAME, TOKEN_CALL, "the answer is not a JSON object")
-        if not _is_true(content.get("success")):
+        if not is_true(content.get("success")):
             code = _code(content.get("code"))
             problem = (
                 "a token is refused; check client id (login), client secret (password) and the shop's number "
@@ -206,14 +215,14 @@ def read_answer(api: str, status: int, body: bytes, page: int | None = None) -> 
         data = answer["response"]
     elif "success" in answer or "code" in answer:  # success and code may be text, and either may be missing
         code = _code(answer.get("code", 200))
-        if not _is_true(answer.get("success", True)) or code != 200:
+        if not is_true(answer.get("success", True)) or code != 200:
             raise business_error(api, code, str(answer.get("trace_id") or ""))
         data = answer.get("data")
     else:
         raise BadPayload(NAME, api, f"{where} has none of the known envelopes")
     if not isinstance(data, dict):
         raise BadPayload(NAME, api, f"{where} has no data")
-    if not _is_true(data.get("is_success", True)):
+    if not is_true(data.get("is_success", True)):
         raise Refused(NAME, api, "the shop's system says is_success false")
     return data
 
@@ -245,7 +254,8 @@ def business_error(api: str, code: int, trace_id: str = "") -> PlatformError:
     return Refused(NAME, api, f"the shop's system refuses the request (code {code})", request_id=trace_id, code=code)
 
 
-def _is_true(value: object) -> bool:
+def is_true(value: object) -> bool:
+    """Yes, however an API of theirs writes it."""
     return str(value).lower() in ("true", "1")
 
 

@@ -1,8 +1,8 @@
--- new_rows, new_lines: orders of a source that is declared in YAML (files, plain REST), already in our fields.
+-- new_rows, new_lines, new_codes: orders of a source that is declared in YAML (files, plain REST), already in our fields.
 -- Grain: one row per version of an order; one line per line of the export. Amounts in the source's currency, before refunds.
 -- Params: source_id (text).
 -- Reads: nothing but new_records (core/open.sql).
--- Rerun: safe; writes temporary tables only. core/write/orders.sql takes them into core.
+-- Rerun: safe; writes temporary tables only. core/write/{orders,coupon_uses}.sql take them into core.
 CREATE TEMPORARY TABLE new_lines ON COMMIT DROP AS
 SELECT
     r.record_id,
@@ -21,6 +21,11 @@ FROM new_records AS r
 CROSS JOIN LATERAL jsonb_array_elements(
     CASE WHEN jsonb_typeof(r.payload -> 'lines') = 'array' THEN r.payload -> 'lines' ELSE '[]' END
 ) AS e (line);
+
+CREATE TEMPORARY TABLE new_codes ON COMMIT DROP AS
+SELECT r.record_id, r.payload ->> 'coupon_code' AS code_token, NULL::numeric AS discount_amount
+FROM new_records AS r
+WHERE r.payload ->> 'coupon_code' LIKE 'coupon:%%';
 
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH

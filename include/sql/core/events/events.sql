@@ -3,7 +3,7 @@
 -- Params: source_id (text), account_source_id (text; the WeChat account whose pushes these are), stream (text).
 -- Reads: raw.records, raw.rejects
 -- Rerun: safe; writes a temporary table only. core/write/{form_profiles,follow_events,subscribe_events,message_events,interactions,
--- consents,survey_answers}.sql take it into core. A push is a fact of the account: its rows carry the account's source id, so that it
+-- consents,survey_answers,page_codes}.sql take it into core. A push is a fact of the account: its rows carry the account's source id, so that it
 -- is one fact whichever way it came.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
@@ -68,14 +68,16 @@ judged AS (
         r.*,
         nullif(concat_ws('; ',
             CASE WHEN r.received_at IS NULL THEN 'received_at is missing or not a time' END,
-            CASE WHEN coalesce(r.kind, '') NOT IN ('wechat.event', 'binding', 'click', 'unsubscribe', 'survey') THEN 'kind is missing or unknown' END,
+            CASE WHEN coalesce(r.kind, '') NOT IN ('wechat.event', 'binding', 'click', 'unsubscribe', 'survey', 'redemption')
+                 THEN 'kind is missing or unknown' END,
             CASE WHEN r.is_push AND r.openid IS NULL THEN 'the push cannot be read or names nobody' END,
             CASE WHEN r.kind = 'binding' AND num_nonnulls(r.openid, r.phone, r.email, r.mall_id) = 0
                  THEN 'data has neither openid nor phone nor email' END,
             CASE WHEN r.kind IN ('click', 'unsubscribe') AND coalesce(r.data ->> 'key', r.openid, r.email) IS NULL
                  THEN 'data has neither key nor openid nor email' END,
             CASE WHEN r.kind = 'survey' AND r.data ->> 'key' IS NULL THEN 'data has no key' END,
-            CASE WHEN r.kind = 'survey' AND coalesce(r.data ->> 'score', '') !~ '^[1-5]$' THEN 'score is not one of 1 to 5' END
+            CASE WHEN r.kind = 'survey' AND coalesce(r.data ->> 'score', '') !~ '^[1-5]$' THEN 'score is not one of 1 to 5' END,
+            CASE WHEN r.kind = 'redemption' AND coalesce(r.data ->> 'code', '') NOT LIKE 'coupon:%%' THEN 'data has no code' END
         ), '') AS problem
     FROM read AS r
 )
@@ -101,6 +103,10 @@ SELECT
     j.data ->> 'key' AS message_key, j.data ->> 'channel' AS channel, j.data ->> 'purpose' AS purpose,
     CASE WHEN j.kind = 'survey' AND j.problem IS NULL THEN (j.data ->> 'score')::smallint END AS score,
     CASE WHEN j.kind = 'survey' THEN nullif(j.data ->> 'comment', '') END AS comment,
+    CASE WHEN j.kind = 'redemption' THEN j.data ->> 'code' END AS code_token,
+    CASE WHEN j.kind = 'redemption' THEN nullif(j.data ->> 'source_id', '') END AS order_source_id,
+    CASE WHEN j.kind = 'redemption' THEN nullif(j.data ->> 'order_id', '') END AS order_id,
+    CASE WHEN j.kind = 'redemption' THEN raw.to_amount(j.data ->> 'discount') END AS discount_amount,
     CASE WHEN j.kind = 'binding' AND jsonb_typeof(j.data -> 'consents') = 'array' THEN j.data -> 'consents' END AS words,
     j.problem
 FROM judged AS j;

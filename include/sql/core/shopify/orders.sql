@@ -1,8 +1,8 @@
--- new_rows, new_lines: orders of a Shopify shop.
+-- new_rows, new_lines, new_codes: orders of a Shopify shop.
 -- Grain: one row per version of an order; one line per line item. Amounts in the shop's currency, before refunds.
 -- Params: source_id (text).
 -- Reads: nothing but new_records (core/open.sql).
--- Rerun: safe; writes temporary tables only. core/write/orders.sql takes them into core.
+-- Rerun: safe; writes temporary tables only. core/write/{orders,coupon_uses}.sql take them into core.
 CREATE TEMPORARY TABLE new_lines ON COMMIT DROP AS
 WITH
 parcels AS (  -- the last one an item went into: an order in several parcels has a line in each
@@ -45,6 +45,15 @@ CROSS JOIN LATERAL (  -- discounts of the line and its share of the order's; `to
 ) AS d
 LEFT JOIN parcels AS k ON k.record_id = r.record_id AND k.line_id = p.id
 WHERE jsonb_typeof(e.line) = 'object';
+
+CREATE TEMPORARY TABLE new_codes ON COMMIT DROP AS
+SELECT r.record_id, p.code AS code_token, raw.to_amount(p.amount) AS discount_amount
+FROM new_records AS r
+CROSS JOIN LATERAL jsonb_array_elements(
+    CASE WHEN jsonb_typeof(r.payload -> 'discount_codes') = 'array' THEN r.payload -> 'discount_codes' ELSE '[]' END
+) AS e (line)
+CROSS JOIN LATERAL jsonb_to_record(e.line) AS p (code text, amount text)
+WHERE jsonb_typeof(e.line) = 'object' AND p.code LIKE 'coupon:%%';
 
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH

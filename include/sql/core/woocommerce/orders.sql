@@ -1,8 +1,8 @@
--- new_rows, new_lines: orders of a WooCommerce shop.
--- Grain: one row per version of an order; one line per line item. Amounts in the shop's currency, taxes included, before refunds.
+-- new_rows, new_lines, new_codes: orders of a WooCommerce shop.
+-- Grain: one row per version of an order; one line per line item; one code per coupon line. Amounts in the shop's currency, taxes included, before refunds.
 -- Params: source_id (text).
 -- Reads: nothing but new_records (core/open.sql).
--- Rerun: safe; writes temporary tables only. core/write/orders.sql takes them into core.
+-- Rerun: safe; writes temporary tables only. core/write/{orders,coupon_uses}.sql take them into core.
 CREATE TEMPORARY TABLE new_lines ON COMMIT DROP AS
 SELECT
     r.record_id,
@@ -28,6 +28,17 @@ CROSS JOIN LATERAL jsonb_to_record(e.line) AS p (
     id text, product_id text, sku text, name text, quantity text, subtotal text, subtotal_tax text, total text, total_tax text
 )
 WHERE jsonb_typeof(e.line) = 'object';
+
+CREATE TEMPORARY TABLE new_codes ON COMMIT DROP AS
+SELECT
+    r.record_id, p.code AS code_token,
+    raw.to_amount(p.discount) + coalesce(raw.to_amount(p.discount_tax), 0) AS discount_amount
+FROM new_records AS r
+CROSS JOIN LATERAL jsonb_array_elements(
+    CASE WHEN jsonb_typeof(r.payload -> 'coupon_lines') = 'array' THEN r.payload -> 'coupon_lines' ELSE '[]' END
+) AS e (line)
+CROSS JOIN LATERAL jsonb_to_record(e.line) AS p (code text, discount text, discount_tax text)
+WHERE jsonb_typeof(e.line) = 'object' AND p.code LIKE 'coupon:%%';
 
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
