@@ -56,7 +56,9 @@ def version() -> None:
 
 
 @app.command()
-def check() -> None:
+def check(
+    lengths: Annotated[bool, typer.Option(help="also print how long every text is on every channel")] = False,
+) -> None:
     """Read every configuration file, template and segment; print what is wrong, one sentence each."""
     from nightmarket.campaigns.config import check_all
     from nightmarket.categories import load_categories
@@ -76,6 +78,11 @@ def check() -> None:
     if problems:
         raise typer.Exit(1)
     typer.echo("configuration: no mistakes found")
+    if lengths:
+        from nightmarket.campaigns.preview import all_lengths
+
+        for shown in all_lengths():
+            typer.echo(shown.heading)
 
 
 @app.command()
@@ -283,6 +290,25 @@ def resume(channel: str, account: str) -> None:
     with _sentences():
         lifted = outbox.resume(channel, account, os.environ.get("USER", "cli"))
         typer.echo(f"{channel}:{account} {'may send again' if lifted else 'was not paused'}")
+
+
+@app.command()
+def preview(
+    campaign: Annotated[str, typer.Argument(help="a campaign, or a journey such as followup_reviews")],
+    member: Annotated[int, typer.Argument(help="member id")],
+    language: Annotated[str | None, typer.Option(help="zh or en; default the member's own")] = None,
+    channel: Annotated[str | None, typer.Option(help="default: every channel it uses")] = None,
+    day: Day = None,
+) -> None:
+    """A campaign's messages as one member would see them: name masked, length, and for how many SMS each is billed."""
+    from nightmarket.campaigns.preview import preview_member
+
+    with _sentences():
+        for shown in preview_member(
+            campaign, member, language=language, channel=channel, as_of=dates.business_date(day)
+        ):
+            typer.secho(shown.heading, fg="red" if shown.problem else None, bold=True)
+            typer.echo(shown.text + "\n")
 
 
 @app.command()

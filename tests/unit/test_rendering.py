@@ -188,7 +188,7 @@ def test_mistakes_in_a_template_name_file_and_line(config: ConfigFolder) -> None
 def test_an_unguarded_personal_variable_is_found_before_a_mass_send_meets_it(config: ConfigFolder) -> None:
     found = problems(config, "zh.txt.j2", "{{ member.name }} {{ link }} {{ unsubscribe_link }} {{ shop.name }}")
     assert found == [
-        "house/templates/wechat/winback_gift: zh without member, coupon, order: template wechat/winback_gift (zh txt): 'None' has no attribute 'name'"
+        "house/templates/wechat/winback_gift: zh without member, coupon, order, reward: template wechat/winback_gift (zh txt): 'None' has no attribute 'name'"
     ]
 
 

@@ -27,7 +27,7 @@ from nightmarket import dates
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import frozen_template
 from nightmarket.campaigns.config import Channel, DeliveryOptions, SendWindow, load_channels
-from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
+from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, member_values, signed_link
 from nightmarket.campaigns.sms_length import SmsFrame
 from nightmarket.channels.base import Call, Outcome, Question
 from nightmarket.channels.base import Channel as Sender
@@ -540,7 +540,8 @@ class _LaneWorker:
         order = first["variables"].get("order")
         variables = {
             **first["variables"],
-            "member": member and {**member, "name": clean(clear.get(member.get("name") or ""), is_name=True)},
+            "member": member_values(member, clear.get((member or {}).get("name") or "")),
+            "coupon": coupon and {**coupon, "code": clean(clear.get(coupon.get("code") or ""))},
             "order": order and {name: clean(value) for name, value in order.items()},
             "shop": {"name": config["brand"]["name"][language], "contact": config["brand"]["contact"][language]},
             "link": link,

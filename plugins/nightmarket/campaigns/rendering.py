@@ -23,7 +23,8 @@ from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
-from nightmarket.campaigns.config import LANGUAGES, Name, Purpose
+from nightmarket.campaigns.config import LANGUAGES, Channel, Name, Purpose, Texts
+from nightmarket.campaigns.sms_length import PART_UNITS, SmsFrame, billed_units, segments
 from nightmarket.channels.base import Content
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, where
 
@@ -41,11 +42,12 @@ VARIABLES: dict[str, str] = {
     "coupon.amount": "face value in yuan, e.g. 30",
     "coupon.minimum": "smallest order in yuan it can be used on, e.g. 100",
     "coupon.valid_to": "last day it can be used, YYYY-MM-DD",
+    "coupon.code": "the code to show or type in, where the stock's coupons are codes; None elsewhere",
     "order.title": "title of the order's first article",
     "order.date": "day the order was signed for, YYYY-MM-DD",
+    "reward.points": "points given for a review; in thanks for a review only",
     "shop.name": "who is speaking, from channels.yaml",
     "shop.contact": "how to reach us, from channels.yaml",
-    "reward.points": "points given for a review; in thanks for a review only",
     "link": "signed link that counts the click of this message",
     "unsubscribe_link": "signed link that ends messages like this one",
 }
@@ -58,12 +60,33 @@ ALLOWED_NODES = (
 ALLOWED_FILTERS = frozenset({"default", "d", "upper", "lower", "trim"})
 ALLOWED_TESTS = frozenset({"defined", "none"})
 MAX_TEMPLATE_CHARACTERS = 20_000
+MAX_DEPTH = 12  # of the syntax tree: eight conditions in one another
+MAX_MARKS = 2  # accents on one letter
 MAX_VALUE_CHARACTERS = 200
+MAX_RAW_CHARACTERS = 2_000  # of a value before it is cleaned; nobody is called longer
 MAX_NAME_CHARACTERS = 24
 MAX_THING_CHARACTERS = 20  # WeChat refuses a longer value of a thing field (47003)
-PARTS = {"wechat": ("txt",), "email": ("subject", "txt", "html"), "wechat_template": ("fields",)}
+MAX_SMS_VALUE_CHARACTERS = 35  # vendors refuse longer ones (isv.PARAM_LENGTH_LIMIT)
+PARTS = {
+    "wechat": ("txt",),
+    "email": ("subject", "txt", "html"),
+    "wechat_template": ("fields",),
+    "wechat_subscribe": ("fields",),
+    "push": ("subject", "txt"),  # the subject is the title of the notification
+    "sms": ("txt", "fields"),
+}
+WITH_TEMPLATE_ID = ("wechat_template", "wechat_subscribe")  # folders whose texts stand at WeChat
+PARAMETER = re.compile(r"\$\{(\w+)\}")  # of an approved SMS text
 BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # controls that turn neighbouring text around
 LOOKS_LIKE_LINK = re.compile(r"://|www\.|\.(com|cn|net|top|xyz|cc)\b", re.IGNORECASE)
+
+
+class TemplateMistake(ConfigError):
+    """What a template must not contain, and on which line of its file."""
+
+    def __init__(self, line: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.line = line
 
 
 class RenderError(Exception):
@@ -78,7 +101,9 @@ class TemplateMeta(StrictModel):
     purpose: Purpose
     variables: tuple[str, ...]
     max_characters: Annotated[int, Field(gt=0, le=MAX_TEMPLATE_CHARACTERS)]
-    template_id: str | None = None  # WeChat's id of the template, for wechat_template only
+    template_id: str | None = None  # WeChat's id of the template, for WITH_TEMPLATE_ID only
+    template_ids: dict[Name, Texts] = Field(default_factory=dict)  # SMS: channel -> the vendor's ids of the approved texts
+    parameters: tuple[Name, ...] = ()  # SMS: the fields; their order is their number where a vendor counts them
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,8 @@ class TemplateSource:
     template_id: str
     parts: dict[str, dict[str, str]]
     sample: dict[str, Any] = field(default_factory=dict)
+    template_ids: dict[str, dict[str, str]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -100,13 +127,16 @@ class TemplateSource:
             "template_id": self.template_id,
             "parts": self.parts,
             "sample": self.sample,
+            "template_ids": self.template_ids,
+            "parameters": list(self.parameters),
         }
 
     @classmethod
     def from_json(cls, folder: str, name: str, data: Mapping[str, Any]) -> "TemplateSource":
         return cls(
-            folder, name, data["purpose"], data["max_characters"], data["template_id"], data["parts"], data["sample"]
-        )
+            folder, name, data["purpose"], data["max_characters"], data["template_id"], data["parts"], data["sample"],
+            data.get("template_ids", {}), tuple(data.get("parameters", ())),
+        )  # fmt: skip
 
     def used_variables(self, language: str) -> set[str]:
         """Dotted names the parts of one language use."""
@@ -128,6 +158,8 @@ def load_template(folder: str, name: str) -> TemplateSource:
     for language in LANGUAGES:
         parts[language] = {}
         for part in PARTS.get(folder, ("txt",)):
+            if part == "fields" and folder == "sms" and not meta.parameters:
+                continue  # a text without parameters is what vendors like best
             if part == "fields":
                 fields = _read_yaml(path / f"{language}.fields.yaml")
                 parts[language].update({f"fields.{key}": str(value) for key, value in fields.items()})
@@ -138,7 +170,10 @@ def load_template(folder: str, name: str) -> TemplateSource:
         sample = json.loads(_read(path / "sample.json"))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{_shown(path / 'sample.json')}:{error.lineno}: not valid JSON: {error.msg}.") from None
-    return TemplateSource(folder, name, meta.purpose, meta.max_characters, meta.template_id or "", parts, sample)
+    ids = {channel: texts.model_dump() for channel, texts in meta.template_ids.items()}
+    return TemplateSource(
+        folder, name, meta.purpose, meta.max_characters, meta.template_id or "", parts, sample, ids, meta.parameters
+    )
 
 
 def template_problems(folder: str, name: str, channel_limit: int) -> Iterator[str]:
@@ -154,23 +189,64 @@ def template_problems(folder: str, name: str, channel_limit: int) -> Iterator[st
         yield f"{where(path / 'meta.yaml', 'variables')}: {variable!r} is not in the dictionary; it has {', '.join(VARIABLES)}."
     if source.max_characters > channel_limit:
         yield f"{where(path / 'meta.yaml', 'max_characters')}: {source.max_characters} is more than the channel takes ({channel_limit})."
-    if (folder == "wechat_template") != bool(source.template_id):
-        yield f"{where(path / 'meta.yaml', 'template_id')}: wechat_template needs WeChat's template id, and nothing else has one."
+    if (folder in WITH_TEMPLATE_ID) != bool(source.template_id):
+        yield f"{where(path / 'meta.yaml', 'template_id')}: {' and '.join(WITH_TEMPLATE_ID)} need WeChat's template id, and nothing else has one."
     for language in LANGUAGES:
         for part, text in source.parts[language].items():
             file = _file_of(path, language, part)
             try:
                 tree = _parse(text)
-            except ConfigError as error:
-                yield f"{file}: {error}"
+            except TemplateMistake as mistake:
+                yield f"{file}:{mistake.line}: {mistake}"
                 continue
             for line, sentence in _forbidden(tree):
                 yield f"{file}:{line}: {sentence}"
             for variable in sorted(_used(tree) - declared - set(OPTIONAL)):
                 yield f"{file}: {variable!r} is used but not declared in meta.yaml."
-    if folder == "wechat_template" and set(source.parts["zh"]) != set(source.parts["en"]):
+    if folder in WITH_TEMPLATE_ID and set(source.parts["zh"]) != set(source.parts["en"]):
         yield f"{_shown(path)}: zh and en have different fields."
+    if folder == "sms":
+        yield from _sms_problems(source, path)
     yield from _samples_render(source, path)
+
+
+def _sms_problems(source: TemplateSource, path: Path) -> Iterator[str]:
+    """Where our copy cannot be the approved text: other parameters than it says, conditions, a second signature, links."""
+    for language in LANGUAGES:
+        parts = source.parts[language]
+        text, file = parts["txt"], _file_of(path, language, "txt")
+        if any("{" + mark in text for mark in "{%#"):
+            yield f"{file}: an approved SMS text is fixed; write its parameters as ${{name}} and their values in {language}.fields.yaml."
+        if "【" in text or "】" in text:
+            yield f"{file}: leave out the signature 【…】; the vendor adds it, and it would be there twice."
+        fields = {name.removeprefix("fields.") for name in parts if name.startswith("fields.")}
+        if not set(PARAMETER.findall(text)) == fields == set(source.parameters):
+            yield (
+                f"{file}: the text has the parameters {', '.join(PARAMETER.findall(text)) or '(none)'}, {language}.fields.yaml has"
+                f" {', '.join(sorted(fields)) or '(none)'} and meta.yaml {', '.join(source.parameters) or '(none)'}; they must be the same."
+            )
+        for name in sorted({"link", "unsubscribe_link"} & source.used_variables(language)):
+            yield f"{_shown(path / f'{language}.fields.yaml')}: {name} may not be a parameter: links in SMS are part of the approved text."
+
+
+def channel_problems(folder: str, name: str, channels: Mapping[str, Channel]) -> Iterator[str]:
+    """Mistakes of an SMS template on the channels that send it: no id of the vendor's, a sample that is too long there."""
+    frames = [frame for channel, block in channels.items() if (frame := SmsFrame.of(channel, block))]
+    if not frames:
+        return
+    path = get_settings().template_dir / folder / name
+    try:
+        source = load_template(folder, name)
+        for frame in frames:
+            if frame.channel not in source.template_ids:
+                file = where(path / "meta.yaml", "template_ids")
+                yield f"{file}: there is no id for {frame.channel}; add the ids of the texts that it has approved."
+            for language in LANGUAGES:
+                CompiledTemplate(source, frame).render(language, source.sample)
+    except ConfigError:
+        return  # reported by template_problems
+    except RenderError as error:
+        yield f"{_shown(path)}: {error}"
 
 
 def _samples_render(source: TemplateSource, path: Path) -> Iterator[str]:
@@ -191,16 +267,19 @@ def _samples_render(source: TemplateSource, path: Path) -> Iterator[str]:
 
 
 class CompiledTemplate:
-    """A template compiled once and rendered for many members."""
+    """A template compiled once and rendered for many members; `frame` is what an SMS channel puts around it."""
 
-    def __init__(self, source: TemplateSource) -> None:
-        self.source = source
+    def __init__(self, source: TemplateSource, frame: SmsFrame | None = None) -> None:
+        self.source, self.frame = source, frame
         self._parts = {}
         for language, parts in source.parts.items():
             for part, text in parts.items():
-                tree = _parse(text)
-                for line, sentence in _forbidden(tree):
-                    raise ConfigError(f"template {source.folder}/{source.name} ({language}), line {line}: {sentence}")
+                try:
+                    for line, sentence in _forbidden(_parse(text)):
+                        raise TemplateMistake(line, sentence)
+                except TemplateMistake as mistake:
+                    place = f"template {source.folder}/{source.name} ({language} {part}), line {mistake.line}"
+                    raise ConfigError(f"{place}: {mistake}") from None
                 self._parts[language, part] = (_HTML if part == "html" else _TEXT).from_string(text)
 
     def render(self, language: str, variables: Mapping[str, Any]) -> Content:
@@ -219,6 +298,8 @@ class CompiledTemplate:
                     f"template {self.source.folder}/{self.source.name} ({language} {part}): {len(rendered[part])} characters,"
                     f" more than its limit of {self.source.max_characters}"
                 )
+        if self.source.folder == "sms":
+            return self._sms(language, rendered)
         return Content(
             text=_tidy(rendered.get("txt", "")),
             html=rendered.get("html", ""),
@@ -232,6 +313,40 @@ class CompiledTemplate:
         )
 
 
+    def most_parts(self, language: str, variables: Mapping[str, Any]) -> int:
+        """For how many messages one message is billed at most: SMS with the longest name we keep, everything else for one."""
+        if self.frame is None:
+            return 1
+        member = variables.get("member")
+        longest = {**variables, "member": member and {**member, "name": "王" * MAX_NAME_CHARACTERS}}
+        try:
+            return segments(self.render(language, longest).text)
+        except RenderError:  # too long to be sent
+            return -(-self.frame.max_units // PART_UNITS)
+
+    def _sms(self, language: str, rendered: Mapping[str, str]) -> Content:
+        """The approved text with its values, as the phone shows it. Raises RenderError, also when it is too long to be sent."""
+        name = f"template sms/{self.source.name} ({language})"
+        values = {
+            parameter: _shorten(rendered[f"fields.{parameter}"].strip(), MAX_SMS_VALUE_CHARACTERS)
+            for parameter in self.source.parameters
+        }
+        for parameter, value in values.items():
+            if not value:
+                raise RenderError(f"{name}: {parameter} is empty, which vendors refuse")
+        text = PARAMETER.sub(lambda found: values[found[1]], rendered["txt"])
+        if self.frame is None:
+            return Content(text=text, fields=values)
+        text = self.frame.around(text, self.source.purpose)
+        if billed_units(text) > self.frame.max_units:
+            raise RenderError(
+                f"{name}: {billed_units(text)} characters with signature and way to refuse ({segments(text)} parts), more than"
+                f" the {self.frame.max_units} of {self.frame.channel}"
+            )
+        ids = self.source.template_ids.get(self.frame.channel, {})
+        return Content(text=text, fields=values, template_id=ids.get(language, ""), sign=self.frame.sign)
+
+
 def clean(value: str | None, *, is_name: bool = False) -> str | None:
     """A value a stranger wrote, made harmless: one line, no control characters, no angle brackets, no overlong text.
 
@@ -239,13 +354,31 @@ def clean(value: str | None, *, is_name: bool = False) -> str | None:
     """
     if value is None:
         return None
-    text = unicodedata.normalize("NFC", str(value))
+    text = unicodedata.normalize("NFC", str(value)[:MAX_RAW_CHARACTERS])
     text = "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in text)
-    text = BIDI.sub("", text).replace("<", "‹").replace(">", "›")
+    text = _few_marks(BIDI.sub("", text).replace("<", "‹").replace(">", "›"))
     text = " ".join(text.split())
-    if is_name and (LOOKS_LIKE_LINK.search(text) or not text):
+    if is_name and (LOOKS_LIKE_LINK.search(text) or not any(unicodedata.category(c)[0] in "LNPS" for c in text)):
         return None
     return _shorten(text, MAX_NAME_CHARACTERS if is_name else MAX_VALUE_CHARACTERS)
+
+
+def member_values(member: Mapping[str, Any] | None, clear_name: str | None) -> dict[str, Any] | None:
+    """What a template may say of a member: every text of it cleaned, for a city was written by a stranger too."""
+    if not member:
+        return None
+    values = {name: clean(value) if isinstance(value, str) else value for name, value in member.items()}
+    return {**values, "name": clean(clear_name, is_name=True)}
+
+
+def _few_marks(text: str) -> str:
+    """At most MAX_MARKS accents on a letter: more of them cover the lines above and below."""
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= MAX_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _tidy(text: str) -> str:
@@ -290,13 +423,19 @@ _HTML = _Environment(autoescape=True)
 
 def _parse(text: str) -> nodes.Template:
     if len(text) > MAX_TEMPLATE_CHARACTERS:
-        raise ConfigError(f"longer than {MAX_TEMPLATE_CHARACTERS} characters")
+        raise TemplateMistake(1, f"longer than {MAX_TEMPLATE_CHARACTERS} characters")
     try:
-        return _TEXT.parse(text)
+        tree = _TEXT.parse(text)
     except TemplateError as error:
-        raise ConfigError(f"line {getattr(error, 'lineno', 1)}: {error.message}") from None
+        raise TemplateMistake(getattr(error, "lineno", 1), str(error.message)) from None
     except RecursionError:
-        raise ConfigError("nested too deeply") from None
+        raise TemplateMistake(1, "nested too deeply") from None
+    layer: list[nodes.Node] = [tree]
+    for _ in range(MAX_DEPTH):
+        layer = [child for node in layer for child in node.iter_child_nodes()]
+    if layer:
+        raise TemplateMistake(layer[0].lineno or 1, "nested too deeply")
+    return tree
 
 
 def _forbidden(tree: nodes.Template) -> Iterator[tuple[int, str]]:
@@ -348,5 +487,5 @@ def _read(path: Path) -> str:
 def _read_yaml(path: Path) -> dict[str, Any]:
     data = yaml.safe_load(_read(path))
     if not isinstance(data, dict) or not data:
-        raise ConfigError(f"{_shown(path)}: must be a mapping of WeChat's field names to text.")
+        raise ConfigError(f"{_shown(path)}: must be a mapping of the template's field names to text.")
     return data

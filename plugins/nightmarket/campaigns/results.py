@@ -17,13 +17,13 @@ from nightmarket.campaigns.config import Channel, SendWindow
 from nightmarket.campaigns.experiment import SUSPICIOUS
 from nightmarket.campaigns.forecast import experiment_part
 from nightmarket.campaigns.outbox import REPEATABLE, SECOND_STEP, STEP
-from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, signed_link
+from nightmarket.campaigns.preview import clear_name
+from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, member_values, signed_link
 from nightmarket.campaigns.sms_length import SmsFrame
 from nightmarket.channels.registry import CHANNELS
-from nightmarket.channels.wechat_pay import PayError
-from nightmarket.privacy import Keyring, mask, open_secrets
+from nightmarket.privacy import mask
 from nightmarket.settings import ConfigError, get_settings
-from nightmarket.warehouse import Row, connect, connect_vault, run_sql
+from nightmarket.warehouse import Row, connect, run_sql
 
 log = logging.getLogger(__name__)
 
@@ -244,9 +244,9 @@ def _samples(
             "push/sample.sql",
             {"member_id": row["first_member_id"], "language": language, "as_of": run["as_of"]},
         )[0]
-        clear = _clear_name(person["name_token"], str((source.sample.get("member") or {}).get("name") or ""))
+        clear = clear_name(person["name_token"], str((source.sample.get("member") or {}).get("name") or ""))
         variables = {
-            "member": person["facts"] | {"name": clear and mask("name", clear), "tier": person["tier"]}
+            "member": member_values(person["facts"] | {"tier": person["tier"]}, clear and mask("name", clear))
             if CHANNELS[name].is_personal
             else None,
             "coupon": coupon if coupon and row["can_have_coupon"] else None,
@@ -264,16 +264,6 @@ def _samples(
         samples.append({"channel": name, "variant": row["variant"], "language": language, "has_coupon": row["can_have_coupon"],
                         "members": row["member_count"], "parts": parts, "text": text})  # fmt: skip
     return samples
-
-
-def _clear_name(token: str | None, placeholder: str) -> str | None:
-    """The name behind a token where this process may open the vault, else the sample's; masked by the caller."""
-    if token is None:
-        return None
-    if get_settings().vault_dsn is None:
-        return placeholder
-    with connect_vault() as vault:
-        return clean(open_secrets(vault, [token], Keyring.from_settings()).get(token), is_name=True)
 
 
 def _markdown(report: Mapping[str, Any], language: str, mode: str) -> str:
