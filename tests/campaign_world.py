@@ -47,6 +47,9 @@ class People:
         openid: str | None = None,
         email: str | None = None,
         email_consent: bool = True,
+        phone: str | None = None,
+        alias: str | None = None,
+        contact: str | None = None,
         wechat_consent: bool | None = None,
         following: bool = True,
         name: str = "王小明",
@@ -54,7 +57,7 @@ class People:
         wrote_at: datetime | None = None,
         sleeping: bool = True,
     ) -> int:
-        """One member; returns the member id."""
+        """One member; returns the member id. `alias` is one of the app, `contact` one of WeCom; with consent, as the phone."""
         self._number += 1
         row = self.db.execute(
             "INSERT INTO core.members (first_seen_at) VALUES (%s) RETURNING member_id", (FOLLOWED,)
@@ -67,6 +70,13 @@ class People:
         if email:
             identity = self._identity(member_id, "email", self.tokens.token("email", email))
             self.consent(identity, "email", "marketing", email_consent)
+        for family, kind, value in (
+            ("sms", "phone", phone and self.tokens.token("phone", phone)),
+            ("push", "mall_id", alias),
+            ("wecom", "wecom_external_id", contact),
+        ):
+            if value:
+                self.consent(self._identity(member_id, kind, value), family, "marketing", True)
         self.db.execute(
             "INSERT INTO core.profiles (identity_id, source_id, name, language, observed_at) VALUES (%s, 'own_pages', %s, %s, %s)",
             (first, self.tokens.token("name", name), language, FOLLOWED),

@@ -1,20 +1,33 @@
 -- push.messages and push.attempts: what the platforms said when they were asked about open messages.
 -- Params: now_at, message_ids, attempt_numbers, outcomes (accepted, refused, retry), platform_ids, texts (arrays of equal length).
 -- Rerun: safe; a message that is not open any more is left alone.
--- "retry" is a platform's word that a call certainly did not arrive: only then is it made again, unless it is too late.
+-- "retry" is a platform's word that a call certainly did not arrive: only then is it made again, unless it is too late. A refusal goes
+-- on over the next channel of the message's routes, as in answers.sql.
 WITH
 word AS (
-    SELECT w.*
+    SELECT
+        w.message_id, w.attempt_number, w.outcome, w.platform_id, w.text,
+        w.outcome = 'refused' AND jsonb_array_length(c.routes) > 0 AND c.expires_at > %(now_at)s::timestamptz AND NOT EXISTS (
+            SELECT 1 FROM push.attempts AS e
+            WHERE e.message_id = w.message_id AND e.attempt_number <> w.attempt_number AND e.outcome IN ('accepted', 'unknown')
+        ) AS goes_on
     FROM unnest(%(message_ids)s::bigint[], %(attempt_numbers)s::integer[], %(outcomes)s::text[], %(platform_ids)s::text[],
                 %(texts)s::text[]) AS w (message_id, attempt_number, outcome, platform_id, text)
+    JOIN push.messages AS c ON c.message_id = w.message_id
 ),
 settled AS (
     UPDATE push.messages AS m
-    SET state = CASE w.outcome
-            WHEN 'accepted' THEN 'accepted'
-            WHEN 'retry' THEN CASE WHEN m.expires_at > %(now_at)s::timestamptz THEN 'queued' ELSE 'expired' END
+    SET state = CASE
+            WHEN w.outcome = 'accepted' THEN 'accepted'
+            WHEN w.goes_on THEN 'queued'
+            WHEN w.outcome = 'retry' THEN CASE WHEN m.expires_at > %(now_at)s::timestamptz THEN 'queued' ELSE 'expired' END
             ELSE 'failed'
         END,
+        channel = CASE WHEN w.goes_on THEN m.routes -> 0 ->> 'channel' ELSE m.channel END,
+        account = CASE WHEN w.goes_on THEN m.routes -> 0 ->> 'account' ELSE m.account END,
+        address = CASE WHEN w.goes_on THEN m.routes -> 0 ->> 'address' ELSE m.address END,
+        routes = CASE WHEN w.goes_on THEN m.routes - 0 ELSE m.routes END,
+        group_key = CASE WHEN w.goes_on THEN NULL ELSE m.group_key END,
         -- a doubted call went out when it was made; when the employee let a waiting one go is not told, only that it is done
         accepted_at = CASE
             WHEN w.outcome <> 'accepted' THEN NULL
