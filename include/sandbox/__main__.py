@@ -25,7 +25,7 @@ from .faults import Fault, take
 from .platforms import every_platform
 from .reactions import begin
 from .settings import Settings
-from .smtp import MailSink
+from .smtp import BOUNCE_ADDRESS, MailSink
 from .state import World
 from .webhook import MODES, Webhook
 from .wechat_official import WechatOfficial
@@ -111,6 +111,7 @@ async def serve(given: argparse.Namespace) -> None:
         world.archive.on_push = hook.push if hook else None
         for platform in platforms:
             platform.reset()
+        sink.reset()
 
     platforms = every_platform(world)
     official = next(one.access("") for one in platforms if one.platform == WechatOfficial.platform)
@@ -124,6 +125,7 @@ async def serve(given: argparse.Namespace) -> None:
         else None
     )
     sink = MailSink(world, "nightmarket", secrets.token_hex(12))
+    sink.folder = given.access_file.resolve().parent / "bounces"
     control = Control(world, secrets.token_hex(24), after_reset)
     begin(world)
     after_reset()  # only now: pushes of the history are archived, not sent again
@@ -167,6 +169,8 @@ async def serve(given: argparse.Namespace) -> None:
             "username": sink.username,
             "password": sink.password,
             "from_address": "hello@nightmarket.test",
+            "bounce_address": BOUNCE_ADDRESS,
+            "bounce_folder": str(sink.folder),
         },
     }
     _write_access(given.access_file, access)

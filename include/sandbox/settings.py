@@ -58,6 +58,8 @@ class Settings:
     tencent_sms_30_seconds: int = 1  # to one number before LimitExceeded; nobody has published the true values
     tencent_sms_hour: int = 5
     tencent_sms_day: int = 10
+    mail_dead: float = 0.0  # of the mailboxes: accepted, and reported as unknown afterwards
+    mail_complains: float = 0.0  # of the mailboxes: every mail is called spam
     pay_rate: int = 500  # coupon calls per real second before 429
     youzan_rate: int = 400  # calls per real second before 4101
     youzan_month_calls: int = 0  # calls of a calendar month before 4204; 0 = no limit

@@ -1,13 +1,14 @@
 """E-mail against a real SMTP server: headers, one-click unsubscribe, and what each refusal and silence means."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from email.policy import default
 from typing import Any
 
 import pytest
 
+from nightmarket import settings
 from nightmarket.channels.base import Call, Content, Outcome
 from nightmarket.channels.email import Email, _refusal, check, message_id
 from nightmarket.settings import ConfigError, Credentials, credentials
@@ -29,6 +30,16 @@ def send(*calls: Call, account: Credentials | None = None, together: bool = Fals
             return [await channel.send(each) for each in calls]
 
     return asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def _signing_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What envelope senders are signed with; nothing here needs a database."""
+    monkeypatch.setenv("NIGHTMARKET_WAREHOUSE_DSN", "postgresql://nowhere")
+    monkeypatch.setenv("NIGHTMARKET_TOKEN_KEY", "a test key of more than thirty-two characters")
+    settings.get_settings.cache_clear()
+    yield
+    settings.get_settings.cache_clear()
 
 
 @pytest.fixture

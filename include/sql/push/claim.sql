@@ -56,6 +56,8 @@ judged AS (
                 WHERE x.channel = %(family)s::text AND x.address = p.address AND x.since <= %(now_at)s::timestamptz
                   AND (x.until IS NULL OR x.until > %(now_at)s::timestamptz)
             ) THEN 'suppressed'
+            WHEN %(channel)s::text = 'wechat_subscribe' AND NOT push.may_notify(p.message_id, %(now_at)s::timestamptz)
+                THEN 'no_subscription'
             WHEN p.purpose = 'marketing' AND sent.marketing_count >= %(cap_messages)s::integer THEN 'capped'
             WHEN p.purpose = 'marketing' AND own.campaign_count >= %(campaign_cap)s::integer THEN 'campaign_capped'
             WHEN sent.month_count >= %(month_limit)s::integer THEN 'channel_limit'
@@ -130,7 +132,7 @@ SET state = CASE
 FROM (
     SELECT
         v.*, p.is_doubted,
-        v.verdict IN ('unfollowed', 'no_consent', 'suppressed', 'channel_limit', 'window_closed')
+        v.verdict IN ('unfollowed', 'no_consent', 'suppressed', 'no_subscription', 'channel_limit', 'window_closed')
             AND NOT p.is_doubted AND jsonb_array_length(p.routes) > 0 AS goes_on
     FROM judged AS v
     JOIN picked AS p ON p.message_id = v.message_id

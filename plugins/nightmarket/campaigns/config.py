@@ -216,6 +216,17 @@ class Holdout(StrictModel):
     salt: Annotated[str, Field(min_length=4)]
 
 
+class BounceOptions(StrictModel):
+    """What follows from reports about mails (docs/connections/email.md)."""
+
+    soft_count: Annotated[int, Field(ge=1)] = 3  # mails to an address that failed for now, in
+    soft_days: Annotated[int, Field(ge=1, le=365)] = 30  # so many days: then it is left alone for
+    soft_rest_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    policy_count: Annotated[int, Field(ge=1)] = 3  # servers that refused us, not the receiver, in
+    policy_hours: Annotated[int, Field(ge=1, le=24 * 30)] = 24  # so many hours: then the channel is paused for
+    pause_hours: Annotated[int, Field(ge=1, le=24 * 30)] = 6
+
+
 class DeliveryOptions(StrictModel):
     """How the outbox is worked off (docs/decisions/0032-outbox.md)."""
 
@@ -237,6 +248,7 @@ class ChannelsFile(StrictModel):
     frequency: Frequency
     global_holdout: Holdout
     delivery: DeliveryOptions
+    bounces: BounceOptions = BounceOptions()
     channels: dict[Name, Channel]
     review_rules: tuple[Rule, ...] = ()  # hold for review requests on every channel
     review_thanks_rules: tuple[Rule, ...] = ()  # and for the thanks for a review

@@ -1,11 +1,11 @@
 """E-mail over SMTP: one message per receiver, one-click unsubscribe (RFC 8058), a Message-ID made from the message key.
 
 SMTP has no idempotency: when the connection is lost between DATA and its answer, nobody knows, and the message stays
-unknown. A DKIM signature must cover both List-Unsubscribe headers; signing is the mail server's task.
+unknown. A DKIM signature must cover both List-Unsubscribe headers; signing is the mail server's task. Reports about mails come back to
+the envelope sender (email_reports.py).
 """
 
 import asyncio
-import hashlib
 import ipaddress
 import re
 import ssl
@@ -28,6 +28,7 @@ from aiosmtplib import (
 
 from nightmarket import dates
 from nightmarket.channels.base import Call, Channel, Family, Outcome
+from nightmarket.channels.email_reports import Envelope, message_hash, without_addresses
 from nightmarket.settings import ConfigError, Credentials
 
 MESSAGES_PER_CONNECTION = 100  # servers close a connection after some; a fresh one costs less than a lost answer
@@ -46,6 +47,7 @@ class Email(Channel):
         self.sender = str(credentials.extra.get("from_address") or "")
         if "@" not in self.sender:
             raise ConfigError("connection 'email': extra.from_address is missing; give the address messages come from.")
+        self._envelope = Envelope(credentials)
         self._idle: asyncio.Queue[tuple[SMTP, int]] = asyncio.Queue()
         self._slots = asyncio.Semaphore(self.connections)
 
@@ -111,7 +113,7 @@ class Email(Channel):
         except (ValueError, UnicodeError) as error:  # a receiver or subject that no mail header can hold
             return Outcome("refused", code="message", message=f"not a valid mail: {type(error).__name__}")
         try:
-            await client.mail(self.sender)
+            await client.mail(self._envelope.sender(call.key, self.sender))
             await client.rcpt(call.addresses[0])
         except SMTPResponseException as error:
             return _refusal(error.code, error.message, at_receiver=True)
@@ -148,7 +150,7 @@ class Email(Channel):
 
 def message_id(key: str, domain: str) -> str:
     """The same key gives the same Message-ID, so that a repeat can be recognised by whoever receives it."""
-    return f"<{hashlib.sha256(key.encode()).hexdigest()[:40]}@{domain}>"
+    return f"<{message_hash(key)}@{domain}>"
 
 
 async def check(credentials: Credentials) -> str:
@@ -162,11 +164,6 @@ async def check(credentials: Credentials) -> str:
             f"mail server {credentials.host}:{credentials.port}: {_not_connected(error).message}"
         ) from None
     return f"e-mail: {credentials.host}:{credentials.port} lets {credentials.login or 'us'} send as {channel.sender}"
-
-
-def _without_addresses(text: str) -> str:
-    """Servers like to repeat the receiver in a refusal; what is kept in the database must not name a person."""
-    return re.sub(r"[^\s<>;,]+@[^\s<>;,]+", "(address)", " ".join(text.split()))[:200]
 
 
 def _is_loopback(host: str) -> bool:
@@ -184,14 +181,14 @@ def _not_connected(error: Exception) -> Outcome:
     if isinstance(error, ssl.SSLError):
         return Outcome("pause", code="tls", message="the mail server's certificate is not accepted", retry_after=3600)
     if isinstance(error, SMTPResponseException):
-        return Outcome("retry", code=str(error.code), message=_without_addresses(error.message), retry_after=60)
+        return Outcome("retry", code=str(error.code), message=without_addresses(error.message), retry_after=60)
     text = "cannot reach the mail server" if isinstance(error, (SMTPConnectError, OSError)) else type(error).__name__
     return Outcome("retry", code="connect", message=text, retry_after=10)
 
 
 def _refusal(code: int, text: str, *, at_receiver: bool) -> Outcome:
     """4xx: later. 5.7.x: our policy problem, so stop. 5xx at the receiver: the address is dead, never again."""
-    text = _without_addresses(text)
+    text = without_addresses(text)
     if 400 <= code < 500:
         return Outcome("retry", http_status=code, code=str(code), message=text, retry_after=300 if code != 421 else 60)
     if re.match(r"5\.7\.\d", text):

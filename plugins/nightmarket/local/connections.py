@@ -86,7 +86,7 @@ def connection_environment(access: dict[str, Any]) -> dict[str, str]:
             "port": smtp["port"],
             "login": smtp["username"],
             "password": smtp["password"],
-            "extra": {"from_address": smtp["from_address"]},
+            "extra": {name: smtp[name] for name in ("from_address", "bounce_address", "bounce_folder")},
         },
         "stall_shop": {
             "conn_type": "http",
