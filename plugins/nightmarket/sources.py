@@ -71,7 +71,7 @@ class StreamConfig(StrictModel):
 class SilenceConfig(StrictModel):
     """After how many days without a new fact a source is told of, and stops the night (None: never)."""
 
-    warn_days: int = Field(ge=1, le=3660)
+    warn_days: int | None = Field(ge=1, le=3660)
     fail_days: int | None = Field(default=None, ge=1, le=3660)
 
 

@@ -46,6 +46,21 @@ def test_what_is_secret_is_hidden_in_the_form_and_masked_by_its_name() -> None:
                 assert should_hide_value_for_key(name), f"{platform}.{name} would be shown in clear"
 
 
+@pytest.mark.parametrize(("secret", "works", "words"), [(None, True, "the access key LTAI… works"), ("wrong", False, "secret")])
+def test_the_test_button_asks_a_vendor_of_sms(
+    environment: str, sandbox: Any, monkeypatch: pytest.MonkeyPatch, secret: str | None, works: bool, words: str
+) -> None:
+    import json
+    import os
+
+    if secret:
+        connection = json.loads(os.environ["AIRFLOW_CONN_SMS_ALIYUN"]) | {"password": secret}
+        monkeypatch.setenv("AIRFLOW_CONN_SMS_ALIYUN", json.dumps(connection))
+    use_credentials_from(None)
+    answer, sentence = getattr(platform_hooks, class_name("sms_aliyun"))("sms_aliyun").test_connection()
+    assert (answer, words in sentence) == (works, True), sentence
+
+
 @pytest.mark.parametrize(("secret", "works", "words"), [(None, True, "works for shop"), ("wrong", False, "signature")])
 def test_the_test_button_asks_the_platform(
     environment: str, sandbox: Any, monkeypatch: pytest.MonkeyPatch, secret: str | None, works: bool, words: str

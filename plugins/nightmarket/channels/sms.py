@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 from nightmarket import dates
 from nightmarket.channels.base import Call, Channel, Family, Outcome, http_session
 from nightmarket.privacy import normalise
+from nightmarket.settings import Credentials
 
 MAINLAND_NUMBER = re.compile(r"1\d{10}")
 PERSON_PAUSE_SECONDS = 6 * 3600.0
@@ -61,6 +62,12 @@ class SmsChannel(Channel):
         if self._bad_values < MOST_BAD_VALUES:
             return Outcome("refused", "", status, code, message)
         return stopped(status, code, f"{message}; {self._bad_values} messages in a row, so it is the template")
+
+
+async def check(channel: type[SmsChannel], credentials: Credentials) -> str:
+    """Open an account and say in a sentence whether it works. Raises ConfigError."""
+    async with channel(credentials, connections=1, timeout_seconds=10) as opened:
+        return await opened.check()
 
 
 def mainland_number(text: str) -> str | None:

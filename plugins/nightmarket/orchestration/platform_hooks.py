@@ -1,5 +1,6 @@
 """The hook classes that Airflow's connection form wants: they answer the form's test button with our own check."""
 
+import asyncio
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -22,15 +23,19 @@ class PlatformHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """(does it work, one sentence). Reads nothing but the account's own name; the options are those of its source."""
+        from nightmarket.channels.registry import CHANNELS
+        from nightmarket.channels.sms import SmsChannel, check
         from nightmarket.orchestration.hooks import airflow_credentials
         from nightmarket.platforms.base import PlatformError, Transport
         from nightmarket.settings import ConfigError
         from nightmarket.sources import PLATFORMS, load_sources
 
-        module = PLATFORMS.get(self.platform)
+        channel, module = CHANNELS.get(self.platform), PLATFORMS.get(self.platform)
         if module is None:
             return False, "this account is written to, not read: a dry run of a campaign shows whether it works"
         try:
+            if channel is not None and issubclass(channel, SmsChannel):  # sending is what its key is for
+                return True, asyncio.run(check(channel, airflow_credentials(self.conn_id)))
             config = next((one for one in load_sources().values() if one.conn_id == self.conn_id), None)
             options = config.settings if config else module.Options()
             transport = Transport(self.platform, max_requests=20, max_seconds=60)
