@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from campaign_world import sandbox_openids, start_run, states
+from campaign_world import AS_OF, sandbox_openids, start_run, states
 from nightmarket import dates
 from nightmarket.campaigns import outbox
+from nightmarket.campaigns.audience import build_run
 from nightmarket.campaigns.delivery import ChannelPaused, deliver
-from nightmarket.campaigns.results import check_laws, export_exposures
+from nightmarket.campaigns.results import check_laws, dry_run_report, export_exposures
 
 WROTE = datetime.fromisoformat("2026-03-14T22:00:00+08:00")
 
@@ -39,6 +40,23 @@ def test_the_cheapest_allowed_channel_comes_first_unless_the_file_says_otherwise
     stage.config.campaign(channels=["email", "wechat_service"], routing="listed")
     run_id = start_run()
     assert channels(stage, run_id) == dict.fromkeys(members, "email: queued")
+
+
+def test_the_report_says_what_the_way_on_may_cost(stage: Any) -> None:
+    """Two members who may go on by mail (0.002) after a free message, and one whose only channel is the mail."""
+    both(stage, 2)
+    stage.people.add(email="only@mail.test")
+
+    def cost(**campaign: Any) -> dict[str, str]:
+        stage.config.campaign(**campaign)
+        return dict(dry_run_report(build_run("winback_gold", AS_OF, "dry_run", "tester"))["cost"])
+
+    with stage.config.editing("channels.yaml") as data:
+        data["channels"]["email"]["cost_amount"] = 0.5
+        data["channels"]["wechat_service"]["cost_amount"] = 0.2
+    found = cost(coupon=None)
+    assert (found["messages_amount"], found["fallback_amount"], found["total_amount"]) == ("0.90", "0.60", "1.50")
+    assert cost(fallback={"on_refusal": False})["fallback_amount"] == "0.00"
 
 
 def test_a_refused_message_goes_on_over_the_next_channel_once(stage: Any) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from psycopg.types.json import Jsonb
 
 from nightmarket import dates
-from nightmarket.campaigns import coupons
+from nightmarket.campaigns import bounces, coupons, push_receipts
 from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
 from nightmarket.campaigns.config import Channel, SendWindow
 from nightmarket.campaigns.experiment import SUSPICIOUS
@@ -19,7 +19,7 @@ from nightmarket.campaigns.forecast import experiment_part
 from nightmarket.campaigns.outbox import REPEATABLE, SECOND_STEP, STEP
 from nightmarket.campaigns.preview import clear_name
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, member_values, signed_link
-from nightmarket.campaigns.sms_length import SmsFrame
+from nightmarket.campaigns.sms_length import SmsFrame, segments
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.privacy import mask
 from nightmarket.settings import ConfigError, get_settings
@@ -87,7 +87,9 @@ def dry_run_report(run_id: str) -> dict[str, Any]:
 
 def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
     config, campaign = run["config"], run["config"]["campaign"]
-    rows = run_sql(connection, "push/audience_counts.sql", {"run_id": run["run_id"]})
+    rows = run_sql(
+        connection, "push/audience_counts.sql", {"run_id": run["run_id"], **coupons.receiver_parameters(run)}
+    )
 
     def total(**wanted: Any) -> int:
         return sum(row["member_count"] for row in rows if all(row[key] == value for key, value in wanted.items()))
@@ -106,10 +108,17 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
     ]
     messages_amount = sum((Decimal(row["cost_amount"]) for row in channels), Decimal(0))
     coupons_amount = Decimal(coupon["face_amount"]) if coupon else Decimal(0)
+    fallback_amount = _fallback_amount(connection, run)
     budget_amount = Decimal(campaign["budget"]["amount"])
-    if messages_amount + coupons_amount > budget_amount:
-        findings.append(_finding("fail", f"费用最多 {messages_amount + coupons_amount} 元，超出预算 {budget_amount} 元。",
-                                 f"cost may reach {messages_amount + coupons_amount} yuan, over the budget of {budget_amount}."))  # fmt: skip
+    total_amount = messages_amount + coupons_amount + fallback_amount
+    if total_amount > budget_amount:
+        findings.append(
+            _finding(
+                "fail",
+                f"费用最多 {total_amount} 元，超出预算 {budget_amount} 元。",
+                f"cost may reach {total_amount} yuan, over the budget of {budget_amount}.",
+            )
+        )
     if targeted == 0:
         findings.append(_finding("warn", "没有人会收到消息。", "nobody would get a message."))
     experiment = experiment_part(connection, run, rows)
@@ -145,7 +154,8 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         "cost": {
             "messages_amount": f"{messages_amount:.2f}",
             "coupons_amount": f"{coupons_amount:.2f}",
-            "total_amount": f"{messages_amount + coupons_amount:.2f}",
+            "fallback_amount": f"{fallback_amount:.2f}",  # when messages go on over dearer channels
+            "total_amount": f"{total_amount:.2f}",
             "budget_amount": str(budget_amount),
         },
         "difference": {
@@ -164,6 +174,26 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
     for position, language in enumerate(("zh", "en")):
         report[f"markdown_{language}"] = _markdown(report, language, MODES[run["mode"]][position])
     return report
+
+
+def _fallback_amount(connection: psycopg.Connection[Row], run: Row) -> Decimal:
+    """Yuan at most beyond the first channels, when every message goes on over its dearest next one."""
+    channels = run["config"]["channels"]
+    row = run_sql(
+        connection,
+        "push/fallback_cost.sql",
+        {
+            "run_id": run["run_id"],
+            "channels": list(channels),
+            "costs": [
+                Decimal(channel["cost_amount"])
+                * (segments("x" * channel["max_characters"]) if CHANNELS[name].family == "sms" else 1)
+                for name, channel in channels.items()
+            ],
+            "is_second": run["config"]["campaign"]["fallback"]["no_receipt_after_minutes"] is not None,
+        },
+    )[0]
+    return Decimal(row["amount"])
 
 
 def _billed(samples: Sequence[Mapping[str, Any]], channel: str) -> int:
@@ -185,7 +215,7 @@ def _coupon_part(
     try:
         with connection.transaction():
             stock = coupons.sync_stock(connection, stock_id)
-    except (PayError, RunRefused, ConfigError) as error:
+    except (RunRefused, ConfigError) as error:
         findings.append(
             _finding(
                 "fail", f"无法读取优惠券批次 {stock_id}：{error}", f"coupon stock {stock_id} cannot be used: {error}"
@@ -214,7 +244,7 @@ def _coupon_part(
         "amount": _plain(stock["face_amount"]),
         "minimum": _plain(stock["minimum_amount"]),
         "face_amount": str(needed * stock["face_amount"]),
-        "valid_to": f"{stock['valid_to'].astimezone(get_settings().zone):%Y-%m-%d}",
+        "valid_to": f"{coupons.valid_until(stock).astimezone(get_settings().zone):%Y-%m-%d}",
     }
 
 
@@ -249,7 +279,7 @@ def _samples(
             "member": member_values(person["facts"] | {"tier": person["tier"]}, clear and mask("name", clear))
             if CHANNELS[name].is_personal
             else None,
-            "coupon": coupon if coupon and row["can_have_coupon"] else None,
+            "coupon": coupons.shown(coupon, config) if coupon and row["can_have_coupon"] else None,
             "shop": {"name": config["brand"]["name"][language], "contact": config["brand"]["contact"][language]},
             "link": signed_link(config["link_base_url"], "r", "preview"),
             "unsubscribe_link": signed_link(config["link_base_url"], "u", "preview"),
@@ -308,11 +338,13 @@ def export_exposures(run_id: str) -> int:
 
 
 def collect_receipts() -> dict[str, int]:
-    """What became of messages and coupons: delivery and failure from core.message_events, redemptions from WeChat Pay.
+    """What became of messages and coupons: delivery and failure from core.message_events, redemptions from issuers and shops.
 
     Also calls a run finished when its attribution window is over. Safe to repeat; counts of what changed.
     """
+    mails = bounces.collect()
     with connect(application_name="nightmarket-receipts") as connection:
+        pushes = push_receipts.collect(connection)
         counts = run_sql(connection, "push/receipts.sql", {"now_at": dates.now()})[0]
         redeemed = coupons.collect_redemptions(connection)
         finished = connection.execute(
@@ -323,7 +355,13 @@ def collect_receipts() -> dict[str, int]:
             """,
             (dates.now(),),
         ).rowcount
-    result = {**counts, **{f"coupons_{name}": count for name, count in redeemed.items()}, "runs_finished": finished}
+    result = {
+        **counts,
+        "pushes_received": pushes,
+        **{f"mails_{kind}": count for kind, count in mails.items()},
+        **{f"coupons_{name}": count for name, count in redeemed.items()},
+        "runs_finished": finished,
+    }
     log.info("receipts: %s", ", ".join(f"{name} {count:,}" for name, count in result.items()))
     return result
 
@@ -396,11 +434,13 @@ def _laws(connection: psycopg.Connection[Row], run: Row, facts: Row) -> list[Law
             "coupons",
             facts["coupon_issued_count"]
             == facts["coupon_open_count"] + facts["coupon_redeemed_count"] + facts["coupon_expired_count"]
-            and facts["coupon_idless_count"] == facts["coupon_twice_count"] == facts["over_budget_count"] == 0,
+            and facts["coupon_idless_count"] == facts["coupon_twice_count"] == facts["over_budget_count"] == 0
+            and facts["coupon_codeless_count"] == 0,
             f"issued {facts['coupon_issued_count']:,} = open {facts['coupon_open_count']:,} + redeemed {facts['coupon_redeemed_count']:,}"
             f" + expired {facts['coupon_expired_count']:,}; reserved {facts['coupon_reserved_count']:,}, unknown"
             f" {facts['coupon_unknown_count']:,}, released {facts['coupon_released_count']:,}; issued without or with the same"
-            f" platform id: {facts['coupon_idless_count'] + facts['coupon_twice_count']:,}; stocks over budget: {facts['over_budget_count']:,}",
+            f" platform id: {facts['coupon_idless_count'] + facts['coupon_twice_count']:,}; not their code:"
+            f" {facts['coupon_codeless_count']:,}; stocks over budget: {facts['over_budget_count']:,}",
         ),
         _none("no empty promise", facts["empty_promise_count"], "accepted messages whose coupon was not issued"),
     ]
