@@ -46,7 +46,9 @@ def test_what_is_secret_is_hidden_in_the_form_and_masked_by_its_name() -> None:
                 assert should_hide_value_for_key(name), f"{platform}.{name} would be shown in clear"
 
 
-@pytest.mark.parametrize(("secret", "works", "words"), [(None, True, "the access key LTAI… works"), ("wrong", False, "secret")])
+@pytest.mark.parametrize(
+    ("secret", "works", "words"), [(None, True, "the access key LTAI… works"), ("wrong", False, "secret")]
+)
 def test_the_test_button_asks_a_vendor_of_sms(
     environment: str, sandbox: Any, monkeypatch: pytest.MonkeyPatch, secret: str | None, works: bool, words: str
 ) -> None:
