@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ tier = typer.Typer(
     no_args_is_help=True, help="Tiers given, frozen or taken back by hand; the next night tells the history with it."
 )
 app.add_typer(tier, name="tier")
+run = typer.Typer(
+    no_args_is_help=True, help="A campaign run: pause it, resume, cancel, extend it, run it again, look at it."
+)
+app.add_typer(run, name="run")
 coupon = typer.Typer(no_args_is_help=True, help="Coupons: codes, lists, what a stock has left, and a shop's desk.")
 app.add_typer(coupon, name="coupons")
 case = typer.Typer(
@@ -254,35 +258,6 @@ def gate(
 
 
 @app.command()
-def cancel(run_id: str, reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
-    """Stop a campaign run: what is still queued is never sent, its reserved coupons are free again."""
-    from nightmarket.campaigns import outbox
-
-    with _sentences():
-        count = outbox.cancel(run_id, os.environ.get("USER", "cli"), reason)
-        typer.echo(f"{run_id} is cancelled; {count} messages that were queued are never sent")
-
-
-@app.command()
-def results(run_id: str, language: Annotated[str, typer.Option("--language", help="zh or en")] = "en") -> None:
-    """What a campaign run changed: verdict, funnel, variants, targets, earlier runs, what reached the hold-out."""
-    from nightmarket.retrospective import in_words
-
-    with _sentences():
-        typer.echo(in_words(run_id, language))
-
-
-@app.command()
-def learnings(run_id: str, learning: Annotated[str, typer.Argument(help="a sentence that names no person")]) -> None:
-    """Write down what was learned from a campaign run; its retrospective says it from then on."""
-    from nightmarket.retrospective import learn
-
-    with _sentences():
-        page = learn(run_id, learning, os.environ.get("USER", "cli"))
-        typer.echo(f"written down; {page or 'the retrospective is made when the attribution window is closed'}")
-
-
-@app.command()
 def resume(channel: str, account: str) -> None:
     """Let a paused channel send again, e.g. `nightmarket resume wechat_mass wechat_official`, once its cause is gone."""
     from nightmarket.campaigns import outbox
@@ -476,6 +451,22 @@ def explain_a_member(
         typer.echo(explain_member(member_id, dates.business_date(as_of)))
 
 
+@explain.command("why-not")
+def explain_why_not(
+    campaign: str,
+    member_id: int,
+    as_of: Annotated[
+        str | None, typer.Option(help="what a run for this date would say; default: the runs there were")
+    ] = None,
+) -> None:
+    """Why a member got a campaign or did not: the gate and the facts, run by run; before any run, as a dry run would say."""
+    from nightmarket.campaigns.why_not import explain_why_not as why
+
+    with _sentences():
+        zh, en = why(campaign, member_id, dates.business_date(as_of) if as_of else None)
+        typer.echo(f"{zh}\n\n{en}")
+
+
 @explain.command("kpi")
 def explain_a_kpi(
     name: Annotated[str, typer.Argument(help="as in include/config/kpis.yaml, e.g. paid_orders")],
@@ -491,6 +482,90 @@ def explain_a_kpi(
 
 
 Reason = Annotated[str, typer.Option(help="why, for the history and the audit log")]
+Try = Annotated[bool, typer.Option("--dry-run", help="say what would happen, change nothing")]
+
+
+def _operate(run_id: str, action: str, reason: str, dry_run: bool, **options: Any) -> None:
+    from nightmarket.campaigns.operate import operate
+
+    with _sentences():
+        done = operate(run_id, action, _actor(), reason, dry_run=dry_run, **options)
+        typer.echo(f"{done.zh}\n{done.en}")
+        if done.start:
+            typer.echo(f"airflow dags trigger push_campaign --conf '{json.dumps(done.start)}'")
+
+
+@run.command("pause")
+def run_pause(run_id: str, reason: Reason, dry_run: Try = False) -> None:
+    """Begin no further call of a run; what is queued waits, and may expire."""
+    _operate(run_id, "pause", reason, dry_run)
+
+
+@run.command("resume")
+def run_resume(run_id: str, reason: Reason, dry_run: Try = False) -> None:
+    """Let a paused run go on."""
+    _operate(run_id, "resume", reason, dry_run)
+
+
+@run.command("cancel")
+def run_cancel(run_id: str, reason: Reason, dry_run: Try = False) -> None:
+    """Stop a run for good: what is still queued is never sent, its reserved coupons are free again."""
+    _operate(run_id, "cancel", reason, dry_run)
+
+
+@run.command("extend")
+def run_extend(
+    run_id: str,
+    reason: Reason,
+    hours: Annotated[int | None, typer.Option(help="the new expires_after_hours")] = None,
+    opens: Annotated[
+        str | None, typer.Option(help="HH:MM; with --closes, another send window: asks for approval")
+    ] = None,
+    closes: Annotated[str | None, typer.Option(help="HH:MM")] = None,
+    dry_run: Try = False,
+) -> None:
+    """Give a run more time. For another send window use the DAG operate_run, which asks for the approval it needs."""
+    from nightmarket.campaigns.config import SendWindow
+
+    with _sentences():
+        if (opens is None) != (closes is None):
+            raise ValueError("a send window needs both ends: --opens and --closes")
+    window = SendWindow.model_validate({"opens": opens, "closes": closes}) if opens else None
+    _operate(run_id, "extend", reason, dry_run or window is not None, hours=hours, window=window)
+    if window and not dry_run:
+        typer.echo("nothing was changed: start the DAG operate_run, it asks for the approval another window needs")
+
+
+@run.command("rerun")
+def run_again(run_id: str, reason: Reason, dry_run: Try = False) -> None:
+    """Check that a refused or cancelled run's campaign can run again for its day, and say how to start it."""
+    _operate(run_id, "rerun", reason, dry_run)
+
+
+@run.command("show")
+def run_show(run_id: str) -> None:
+    """How far a run is, and everything that was done to it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nightmarket.campaigns.operate import show
+
+    with _sentences():
+        progress, log = show(run_id)
+    for name, value in progress.items():
+        if value is not None:
+            typer.echo(f"{name}: {value}")
+    table = Table("when", "who", "what", "detail")
+    for row in log:
+        table.add_row(
+            f"{row['occurred_at']:%Y-%m-%d %H:%M:%S}",
+            row["actor"],
+            row["action"],
+            json.dumps(row["detail"], ensure_ascii=False),
+        )
+    Console().print(table)
+
+
 Until = Annotated[
     str | None, typer.Option(help="first day on which it no longer holds, YYYY-MM-DD; default: until it is revoked")
 ]
@@ -564,7 +639,9 @@ def points(
 
 
 @coupon.command("make")
-def coupons_make(stock: str, count: Annotated[int, typer.Argument(help="codes to make now, before anybody needs them")]) -> None:
+def coupons_make(
+    stock: str, count: Annotated[int, typer.Argument(help="codes to make now, before anybody needs them")]
+) -> None:
     """Make codes of an own or points stock in advance. They are shown to nobody."""
     from nightmarket.campaigns import codes
 
@@ -580,7 +657,9 @@ def coupons_import(stock: str, file: Path) -> None:
 
     with _sentences():
         read = codes.import_codes(stock, file, by=_actor())
-        typer.echo(f"{stock}: {read.added:,} codes are new, {read.known:,} were known, {len(read.refused):,} lines refused")
+        typer.echo(
+            f"{stock}: {read.added:,} codes are new, {read.known:,} were known, {len(read.refused):,} lines refused"
+        )
         for line, reason in list(read.refused.items())[:20]:
             typer.secho(f"{file.name}:{line}: {reason}", fg="yellow")
         if len(read.refused) > 20:
@@ -655,7 +734,9 @@ def coupons_grant(
 def coupons_resolve(
     key: str,
     reason: Reason,
-    given: Annotated[str | None, typer.Option(help="the issuer's id of the coupon, when it was given; else it was not")] = None,
+    given: Annotated[
+        str | None, typer.Option(help="the issuer's id of the coupon, when it was given; else it was not")
+    ] = None,
 ) -> None:
     """Decide about a coupon in doubt, after looking it up at an issuer that cannot be asked."""
     from nightmarket.campaigns import coupons
