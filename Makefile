@@ -42,11 +42,11 @@ fix: $(VENV)/.installed-dev ## rewrite what can be rewritten: ruff, sqlfluff
 	@$(BIN)/ruff format .
 	@$(BIN)/sqlfluff fix -q include/sql
 
-bench: $(VENV)/.installed-dev ## what the product promises, measured at a small size: DAG import, ingest, limits, sending, marts, night
+bench: $(VENV)/.installed-dev ## what the product promises, measured at a small size: DAG import, ingest, limits, audience, outbox, sending, marts, night
 	@$(BIN)/python benchmarks/dag_import.py
 	@$(BIN)/python benchmarks/ingest.py
 	@$(BIN)/python benchmarks/limit.py
-	@$(BIN)/python benchmarks/delivery.py
+	@$(BIN)/python benchmarks/push.py
 	@$(BIN)/python benchmarks/marts.py
 	@$(BIN)/python benchmarks/night.py
 
