@@ -327,6 +327,8 @@ def fill_audience(
         fill_rules(connection, campaign, as_of, parameters)
     query = read_sql("push/audience.sql").replace(f"INSERT INTO {AUDIENCES} ", f"INSERT INTO {into} ", 1)
     connection.execute(query, parameters)  # type: ignore[arg-type]
+    # Without figures of what was just written the next statements expect one row, and join a million with a million by loops.
+    connection.execute(f"ANALYZE {into}")  # type: ignore[arg-type]
 
 
 def _fill_segment(
