@@ -51,6 +51,7 @@ def collect(read: Reader, business_dates: Sequence[date]) -> dict[str, Any]:
         "attribution": read.rows("attribution", campaign=""),
         "store_paths": read.rows("store_paths", first_day=last - timedelta(days=TREND_DAYS - 1), last_day=last),
         "stage_flow": read.rows("transitions", month=last.replace(day=1), about="stage"),
+        "laws": read.rows("laws", first_day=days[0]),
         "sources": read.rows("source_totals", as_of_at=dates.now()),
         "reviews_trend": read.rows("reviews_trend", first_day=last - timedelta(days=REVIEW_DAYS - 1), last_day=last),
     }

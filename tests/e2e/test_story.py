@@ -15,14 +15,14 @@ from rich.console import Console
 from nightmarket.dates import today
 from nightmarket.local.airflow_api import AirflowApi
 from nightmarket.local.database import LocalError, free_port
-from nightmarket.local.demo import CAMPAIGN, Demo
+from nightmarket.local.demo import CAMPAIGN, DAYS_BETWEEN, Demo
 from nightmarket.local.stack import Ports, Stack
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import connect
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FIRST = today() - timedelta(days=1)
-SECOND = FIRST + timedelta(days=1)
+SECOND = FIRST + timedelta(days=DAYS_BETWEEN)
 COUNTED = (
     "raw.records", "raw.heads", "core.orders", "core.order_lines", "core.refunds", "core.reviews", "core.members",
     "core.identities", "core.member_identities", "core.consents", "core.exposures", "core.coupon_events",

@@ -37,6 +37,7 @@ MESSAGE_STATES = {
     "targeted": Text("目标", "targeted"),
 }
 REASONS = {
+    "filtered": Text("不符合活动的筛选条件", "ruled out by the campaign's filters"),
     "no_address": Text("没有可用地址", "no address on these channels"),
     "no_consent": Text("未同意接收", "no consent"),
     "suppressed": Text("在屏蔽名单", "suppressed"),
@@ -76,10 +77,40 @@ CHANNELS = {
     "email": Text("电子邮件", "e-mail"),
     "sms": Text("短信", "SMS"),
 }
+AUDIT_ACTIONS = {
+    "build": Text("圈人", "audience built"),
+    "report": Text("生成报告", "report written"),
+    "approve": Text("批准", "approved"),
+    "reject": Text("拒绝", "refused"),
+    "drift": Text("审批后比对人群", "audience compared"),
+    "void": Text("人群变化过大，审批作废", "audience changed: approval void"),
+    "reserve": Text("预留优惠券", "coupons reserved"),
+    "enqueue": Text("进入发送队列", "queued"),
+    "second messages": Text("换渠道再发", "second messages queued"),
+    "pause": Text("暂停", "paused"),
+    "resume": Text("恢复", "resumed"),
+    "extend": Text("延长", "extended"),
+    "rerun": Text("准备再次运行", "to be run again"),
+    "cancel": Text("取消", "cancelled"),
+}
 STEPS = {
     "ask": Text("邀请评价", "ask"),
     "remind": Text("提醒一次", "remind"),
     "send": Text("活动消息", "message"),
+    "send-2": Text("换渠道补发", "second message"),
+}
+LAWS = {
+    "partition": Text("每人恰在一处", "partition"),
+    "nobody else is messaged": Text("不发给目标之外的人", "nobody else is messaged"),
+    "hold-outs receive nothing": Text("对照组什么都收不到", "hold-outs receive nothing"),
+    "one address once": Text("一个地址只发一次", "one address once"),
+    "never twice": Text("绝不重复发送", "never twice"),
+    "second only after none": Text("首条未达才发第二条", "second only after none"),
+    "nothing late": Text("过期不发", "nothing late"),
+    "nothing unapproved": Text("未经批准不发", "nothing unapproved"),
+    "coupons": Text("券账守恒", "coupons"),
+    "no empty promise": Text("券先到账再承诺", "no empty promise"),
+    "preview is reality": Text("预览即现实", "preview is reality"),
 }
 GATES = {
     "core": Text("基础层", "core"),
@@ -201,5 +232,5 @@ CASE_STATES = {
 TABLES = {
     "case_states": CASE_STATES,
     "message_states": MESSAGE_STATES, "reasons": REASONS, "run_states": RUN_STATES, "modes": MODES, "channels": CHANNELS,
-    "steps": STEPS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
+    "steps": STEPS, "audit_actions": AUDIT_ACTIONS, "law_names": LAWS, "gates": GATES, "check_states": CHECK_STATES, "verdicts": VERDICTS, "rfm_segments": RFM_SEGMENTS, "stages": STAGES,
 }  # fmt: skip

@@ -1,8 +1,9 @@
-"""`make demo`: two nights with a day between them, on real retail data, under a real scheduler.
+"""`make demo`: two nights with some days between them, on real retail data, under a real scheduler.
 
 Night one loads the whole history, computes tiers and KPIs and asks for reviews. In the morning a campaign is tried as
 a dry run, then started for real and approved through Airflow's public API, as a person would in the UI. The clock
-moves a day, people react. Night two loads only what changed and measures what the campaign did.
+moves some days on, people react; the nights between are missed on purpose. Night two loads what changed since, measures
+what the campaign did, reminds who has not reviewed, thanks who has, and opens a case for every bad review.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nightmarket.console import words
 from nightmarket.dates import DEFAULT_ZONE, today
 from nightmarket.local.airflow_api import FINISHED, AirflowApi
 from nightmarket.local.stack import Stack
@@ -23,6 +25,7 @@ from nightmarket.local.truth import compare
 from nightmarket.sources import load_sources
 
 CAMPAIGN = "winback_gold"
+DAYS_BETWEEN = 5  # long enough for reviews to be asked for, reminded of, written, and thanked for
 OTHER_DAGS = {"collect_receipts", "build_marts", "followup_reviews", "deliver_outbox", "push_campaign", "night_report"}
 STARTED_BY_ASSETS = ("build_marts", "followup_reviews", "night_report")
 # Airflow hands a parked task back only when its process has ended, about 5 s later. An answer before that makes the
@@ -47,19 +50,21 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Both nights and the campaign; returns the summary that is also written to var/<name>/summary.json."""
         first_day = today() - timedelta(days=1)  # the data's last day becomes yesterday
-        second_day = first_day + timedelta(days=1)
+        second_day = first_day + timedelta(days=DAYS_BETWEEN)
         self.stack.start()
         self.timings["start"] = time.monotonic() - self.started
         api = AirflowApi(self.stack.base_url, "admin", self.stack.admin_password, self.stack.check_alive)
         api.wait_for_dags({*self.extractions(), *OTHER_DAGS})
 
         self.night(api, "night one", first_day)
-        self.set_clock(second_day, 10, 0)
+        self.set_clock(first_day + timedelta(days=1), 10, 0)
         self.say("10:00, the team is at work")
         self.campaign(api, first_day)
         self.deliver_due(api)
-        self.say("a day passes: people open, click, redeem, buy, review, unsubscribe")
+        self.say(f"{DAYS_BETWEEN} days pass: people open, click, redeem, buy, review, unsubscribe")
         self.night(api, "night two", second_day)
+        self.set_clock(second_day + timedelta(days=1), 10, 0)
+        self.deliver_due(api)
         self.questions(second_day)
         return self.finish([first_day, second_day])
 
@@ -118,7 +123,7 @@ class Demo:
     def deliver_due(self, api: AirflowApi) -> None:
         """What the schedule does during the day: send what the night queued for the morning's send window."""
         api.wait_for_run("deliver_outbox", api.trigger("deliver_outbox", {}))
-        self.say("review requests of the night delivered")
+        self.say("delivered what the night had queued: requests for reviews, reminders, thanks")
 
     def questions(self, business_date: date) -> None:
         """What people ask in the morning: why does this member have this tier, and what would other rules do?"""
@@ -141,9 +146,9 @@ class Demo:
             tier.model_copy(update={"enter": tier.enter * 3 / 4, "keep": tier.keep * 3 / 4}) for tier in main.tiers
         ]
         proposed = in_force.model_copy(update={"programmes": [main.model_copy(update={"tiers": easier})]})
-        words = f"What if every tier began a quarter lower?\n{in_words(what_if(proposed, business_date))}"
-        self.write("what-if.txt", words)
-        self.say("asked and answered: " + words.splitlines()[1])
+        answer = f"What if every tier began a quarter lower?\n{in_words(what_if(proposed, business_date))}"
+        self.write("what-if.txt", answer)
+        self.say("asked and answered: " + answer.splitlines()[1])
         self.timings["questions"] = time.monotonic() - begun
 
     def write(self, name: str, text: str) -> None:
@@ -188,6 +193,7 @@ class Demo:
         report_path = write_night_report(self.stack.folder / "night-report.html", business_dates)
         self.print_bill(bill)
         self.print_table(result)
+        self.print_laws(result["laws"])
         self.say(f"written: {summary_path.relative_to(self.stack.folder.parents[1])}, "
                  f"{report_path.relative_to(self.stack.folder.parents[1])}, member.txt, what-if.txt beside them")  # fmt: skip
         return result
@@ -208,6 +214,20 @@ class Demo:
                 table.add_row("", "waiting as rejects", f"{row['rejected']:,}")
             core, world, difference = (f"{row[name].normalize():,f}" for name in ("core", "world", "difference"))
             table.add_row("", row["figure"], core, world, difference, style="red" if row["difference"] else None)
+        self.console.print(table)
+
+    def print_laws(self, laws: list[dict[str, Any]]) -> None:
+        """The laws that were checked after every run, with their counts."""
+        table = Table(title="定律 Laws, checked after every run", title_justify="left")
+        table.add_column("law", no_wrap=True)
+        table.add_column("runs", justify="right")
+        table.add_column("kept", justify="right")
+        table.add_column("seen last")
+        for law in laws:
+            broken = law["kept_count"] < law["run_count"]
+            name = f"{words.say(words.LAWS, law['law']).zh} {law['law']}"
+            table.add_row(name, f"{law['run_count']:,}", f"{law['kept_count']:,}", law["observed"],
+                          style="red" if broken else None)  # fmt: skip
         self.console.print(table)
 
     def print_table(self, result: dict[str, Any]) -> None:
