@@ -313,7 +313,11 @@ class Top:
         if earlier:
             return earlier[1]
         error = ""
-        if given[0] != "receiver_id" or receiver not in self.world.by_open_uid:
+        known = {
+            "receiver_id": lambda: receiver in self.world.by_open_uid,
+            "ouid": lambda: any(self._ouid(person) == receiver for person in self.world.buyers),
+        }
+        if not known.get(given[0], lambda: False)():
             error = "RECEIVER_NOT_EXIST"
         elif self._benefits_of[detail_id, receiver]:
             error = "EXCEED_USER_LIMIT"

@@ -28,6 +28,7 @@ from nightmarket import settings as settings_module
 from nightmarket.landing import LandingSummary
 from nightmarket.platforms import files
 from nightmarket.platforms.base import AuthError, BadPayload, NotFound, Plan, Transport
+from nightmarket.privacy import Tokenizer
 from nightmarket.settings import ConfigError, Credentials
 from nightmarket.warehouse import Row
 
@@ -1286,3 +1287,19 @@ def test_a_cut_connection_is_opened_again(
     assert land().changed == 1
     assert sftp.connections >= 3
     assert left(sftp.root / "drop") == []
+
+
+def test_the_code_of_a_receipt_is_a_token(db: psycopg.Connection[Row], declare: Declare) -> None:
+    folder = declare(CHINESE.replace("    name: 收货人\n", "    name: 收货人\n    coupon_code: 券码\n"))
+    header = "订单编号,下单时间,订单状态,实付金额,商品编码,商品名称,单价,数量,手机号,收货人,券码\n"
+    text = (
+        "门店销售明细表,,,,,,,,,,\n" + header + "A1,2026/3/14 9:05,交易成功,80,P1,碗,100,1,,,3m7k aatw\n"
+        "A2,2026/3/14 9:09,交易成功,80,P1,碗,80,1,,,\n"
+    )
+    (folder / "销售明细_20260314.csv").write_bytes(text.encode("gb18030"))
+    night()
+    assert rejects(db) == []
+    assert rows(db, "SELECT order_source_id, order_id, code_token FROM core.coupon_uses") == [
+        ("till", "A1", Tokenizer.from_settings().token("coupon", "3M7K-AATW"))
+    ]
+    assert rows(db, "SELECT count(*) FROM raw.records WHERE payload::text ILIKE '%%aatw%%'") == [(0,)]

@@ -13,6 +13,7 @@ from nightmarket import landing, mapping, sources
 from nightmarket.dates import Window
 from nightmarket.platforms import own_pages
 from nightmarket.platforms.base import Slice
+from nightmarket.privacy import Tokenizer
 from nightmarket.warehouse import Row
 
 AT = datetime.fromisoformat("2026-03-15T10:00:00+08:00")
@@ -328,3 +329,17 @@ def test_what_nobody_can_read_is_kept_with_its_reason(
     arrive(db, form)
     assert open_rejects(db) == []
     assert one(db, "SELECT count(*) FROM core.identities") == 2
+
+
+def test_a_page_tells_that_a_code_was_used(db: psycopg.Connection[Row]) -> None:
+    code = {"code": "3M7K-AATW", "source_id": "woo_mall", "order_id": "77", "discount": "20.00"}
+    arrive(db, event("redemption", **code), event("redemption", 5, code="9999"), event("redemption", 6))
+    rows = db.execute(
+        "SELECT code_token, order_source_id, order_id, discount_amount FROM core.coupon_uses ORDER BY used_at"
+    )
+    token = Tokenizer.from_settings().token
+    assert [tuple(row.values()) for row in rows] == [
+        (token("coupon", "3m7kaatw"), "woo_mall", "77", 20),
+        (token("coupon", "9999"), None, None, None),
+    ]
+    assert open_rejects(db) == ["core.interactions: data has no code"]

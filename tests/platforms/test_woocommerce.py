@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from nights import everything, one
 from nightmarket import dates, landing, mapping
 from nightmarket.platforms import people, woocommerce
 from nightmarket.platforms.base import AuthError, BadPayload, NotFound, PlatformDown, RateLimited, Refused
+from nightmarket.privacy import Tokenizer
 from nightmarket.settings import ConfigError, Credentials
 from nightmarket.warehouse import Row
 
@@ -437,3 +439,32 @@ def test_check_says_what_the_key_may_not_read(
     for stream in ("customers", "reviews", "coupons"):
         assert f"; {stream}: the key may not read this; give it the permission Read" in sentence
     assert "orders:" not in sentence
+
+
+def test_coupon_codes_of_orders_are_tokens_and_follow_the_order(db: psycopg.Connection[Row], woo: Any) -> None:
+    def told(number: int, paid: str | None, *codes: str, at: str = "2026-03-02T01:00:00") -> dict[str, Any]:
+        lines = [{"id": 1, "code": code, "discount": "4.00", "discount_tax": "0.24"} for code in codes]
+        status = "processing" if paid else "pending"
+        record = order(number, status, date_paid_gmt=paid, coupon_lines=lines, date_modified_gmt=at)
+        return Tokenizer.from_settings().tokenise(record, woocommerce.ORDERS.personal)
+
+    paid = "2026-03-01T01:05:00"
+    malls.put(db, "woo_mall", "orders", told(1, paid, "ab-12 cd", "spring"), told(2, None, "AB12CD"), told(3, paid))
+    mapping.map_source("woo_mall", run_id="m")
+    token = Tokenizer.from_settings().token
+    rows = db.execute(
+        "SELECT order_id, code_token, discount_amount, used_at FROM core.coupon_uses ORDER BY 1, 2"
+    ).fetchall()
+    assert {(row["order_id"], row["code_token"]) for row in rows} == {
+        ("1", token("coupon", "AB12CD")), ("1", token("coupon", "SPRING")), ("2", token("coupon", "ab12cd")),
+    }  # fmt: skip
+    assert {row["discount_amount"] for row in rows} == {Decimal("4.24")}
+    assert next(row["used_at"] for row in rows if row["order_id"] == "1").isoformat() == "2026-03-01T09:05:00+08:00"
+    assert (
+        one(db, "SELECT count(*) FROM raw.records WHERE payload::text LIKE '%ab-12%' OR payload::text LIKE '%spring%'")
+        == 0
+    )
+    # the seller takes a code off the order
+    malls.put(db, "woo_mall", "orders", told(1, paid, "spring", at="2026-03-03T01:00:00"))
+    mapping.map_source("woo_mall", run_id="m")
+    assert one(db, "SELECT count(*) FROM core.coupon_uses WHERE order_id = '1'") == 1

@@ -6,8 +6,9 @@
 --   core.members, core.member_identities, mart.touched_members, mart.marks, mart.order_attributions
 -- Rerun: safe; a night looks at members of whom something was written, and at who paid or redeemed since the last one; without a mark
 -- or with other windows, at everybody. Rows that do not differ are not rewritten. An older date takes nothing back.
--- Only what happened before the payment counts, so later news of a message does not move an order. No platform says on which
--- order a coupon was used: it is the member's order that was paid nearest to the redemption (docs/decisions/0068-attribution.md).
+-- Only what happened before the payment counts, so later news of a message does not move an order. A code says on which order it was
+-- used; a platform's coupon does not: it is the member's order that was paid nearest to the redemption
+-- (docs/decisions/0068-attribution.md).
 DROP TABLE IF EXISTS pg_temp.mark;
 CREATE TEMPORARY TABLE mark ON COMMIT DROP AS
 SELECT
@@ -110,7 +111,8 @@ CREATE TEMPORARY TABLE touches ON COMMIT DROP AS
 SELECT
     'last_touch' AS model, n.member_id, 'message' AS touch_kind, n.occurred_at AS touched_at, n.occurred_at AS counts_from,
     n.occurred_at + make_interval(days => %(attribution_message_days)s::integer) AS counts_to, f.failed_at, n.run_id, n.campaign,
-    n.message_key, NULL::text AS coupon_request, n.arm, NULL::text AS touch_source_id, NULL::text AS scene
+    n.message_key, NULL::text AS coupon_request, n.arm, NULL::text AS touch_source_id, NULL::text AS scene,
+    NULL::text AS order_source_id, NULL::text AS order_id   -- where the touch itself names the order
 FROM message_news AS n
 LEFT JOIN (
     SELECT b.run_id, b.message_key, min(b.occurred_at) AS failed_at
@@ -124,7 +126,7 @@ UNION ALL
 SELECT
     'last_touch', p.member_id, 'click', i.occurred_at AS touched_at, i.occurred_at AS counts_from,
     i.occurred_at + make_interval(days => %(attribution_click_days)s::integer), NULL, r.run_id, r.campaign, i.message_key, NULL,
-    own.arm, NULL, NULL
+    own.arm, NULL, NULL, NULL, NULL
 FROM people AS p
 JOIN core.interactions AS i ON i.identity_id = p.identity_id AND i.kind = 'click' AND i.message_key IS NOT NULL
 JOIN LATERAL (
@@ -138,7 +140,8 @@ LEFT JOIN (
 UNION ALL
 SELECT
     'qr_scene', p.member_id, s.touch_kind, s.touched_at, s.touched_at AS counts_from,
-    s.touched_at + make_interval(days => %(attribution_scene_days)s::integer), NULL, NULL, NULL, NULL, NULL, NULL, s.source_id, s.scene
+    s.touched_at + make_interval(days => %(attribution_scene_days)s::integer), NULL, NULL, NULL, NULL, NULL, NULL, s.source_id, s.scene,
+    NULL, NULL
 FROM people AS p
 JOIN (
     SELECT e.identity_id, 'follow' AS touch_kind, e.occurred_at AS touched_at, e.source_id, e.scene
@@ -159,7 +162,7 @@ SELECT
     'coupon_code', a.member_id, 'coupon', c.occurred_at,
     c.occurred_at - make_interval(mins => %(attribution_coupon_before_minutes)s::integer),
     c.occurred_at + make_interval(mins => %(attribution_coupon_after_minutes)s::integer), NULL, x.run_id, x.campaign, x.message_key,
-    c.coupon_request, x.arm, NULL, NULL
+    c.coupon_request, x.arm, NULL, NULL, c.source_id, CASE WHEN c.source_id IS NOT NULL THEN c.order_id END
 FROM known_as AS a
 JOIN core.coupon_events AS c ON c.member_id = a.known_id AND c.kind = 'redeemed'
 LEFT JOIN (
@@ -212,7 +215,12 @@ SELECT
     t.coupon_request, t.arm, t.touch_source_id, t.scene, o.goods_amount,
     greatest(o.paid_at - t.touched_at, t.touched_at - o.paid_at) AS distance
 FROM touches AS t
-JOIN scope_orders AS o ON o.member_id = t.member_id AND o.paid_at >= t.counts_from AND o.paid_at < t.counts_to
+JOIN scope_orders AS o
+    ON o.member_id = t.member_id
+    AND CASE
+        WHEN t.order_id IS NULL THEN o.paid_at >= t.counts_from AND o.paid_at < t.counts_to
+        ELSE o.source_id = t.order_source_id AND o.order_id = t.order_id
+    END
 WHERE t.failed_at > o.paid_at OR t.failed_at IS NULL;
 
 DROP TABLE IF EXISTS pg_temp.claims;
@@ -227,7 +235,7 @@ FROM (
     FROM candidates AS t
     WHERE t.model <> 'coupon_code'
     UNION ALL
-    -- a coupon has one order: the nearest
+    -- a coupon has one order: the one that was named, or the nearest
     (
         SELECT DISTINCT ON (n.coupon_request)
             n.model, n.source_id, n.order_id, n.member_id, n.paid_at, n.touch_kind, n.touched_at, n.run_id, n.campaign, n.message_key,
