@@ -145,6 +145,7 @@ class Stack:
         self._spawn("triggerer", [airflow, "triggerer", "--skip-serve-logs"])
         self._wait("Airflow", self._all_healthy, 120)
         AirflowApi(self.base_url, "admin", self.admin_password, self.check_alive).set_pools(account_pools())
+        self._tell_vendors()
 
     def stop(self) -> None:
         """Stop what this stack started, last started first, then PostgreSQL. Never raises for what is already gone."""
@@ -174,7 +175,7 @@ class Stack:
     def wipe(self) -> None:
         """Forget everything of this stack: the demo starts from nothing."""
         self._stop_leftovers()
-        for part in ("pg", "airflow", "sandbox", "logs", "reports", "clock", "env.json"):
+        for part in ("pg", "airflow", "sandbox", "logs", "reports", "calls", "clock", "env.json"):
             path = self.folder / part
             if path.is_dir():
                 shutil.rmtree(path)
@@ -188,23 +189,26 @@ class Stack:
         from datetime import UTC, datetime
 
         (self.folder / "clock").write_text(f"{moment - time.time():.3f}")
+        self.control("/clock", {"now": datetime.fromtimestamp(moment, UTC).isoformat()})
+
+    def control(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """GET of the sandbox's control API, or POST of `body`."""
         control = self.access["control"]
-        answer = requests.post(
-            control["url"] + "/clock",
-            json={"now": datetime.fromtimestamp(moment, UTC).isoformat()},
+        answer = requests.request(
+            "GET" if body is None else "POST",
+            control["url"] + path,
+            json=body,
             headers={"Authorization": f"Bearer {control['token']}"},
             timeout=120,
         )
         answer.raise_for_status()
-
-    def control(self, path: str) -> dict[str, Any]:
-        """GET of the sandbox's control API."""
-        control = self.access["control"]
-        answer = requests.get(
-            control["url"] + path, headers={"Authorization": f"Bearer {control['token']}"}, timeout=120
-        )
-        answer.raise_for_status()
         return dict(answer.json())
+
+    def _tell_vendors(self) -> None:
+        """What one writes into the console of a vendor of SMS: where our receiver is."""
+        for vendor in ("sms_aliyun", "sms_tencent"):
+            address = f"{self.base_url}/nightmarket/webhooks/{vendor}?key={self.access[vendor]['push_secret']}"
+            self.control("/sms", {"vendor": vendor, "reports": address, "replies": address})
 
     # ------------------------------------------------------------------------------------------------------ the parts
 
