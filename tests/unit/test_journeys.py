@@ -113,6 +113,25 @@ def test_a_review_stops_it_whatever_it_says(orders: Orders, rating: int) -> None
     assert orders.keys()[-1] == f"review/taobao_flagship/{silent}/remind"
 
 
+def test_a_subscription_notice_only_to_who_allowed_one(orders: Orders) -> None:
+    with orders.config.editing("journeys/followup_reviews.yaml") as data:
+        data["channels"] = ["wechat_subscribe", "wechat_template"]
+    for openid in ("oALLOWS", "oREFUSES", "oSILENT"):
+        orders.signed(orders.buyer(openid=openid))
+    template = "SIMSUB000000000000000000000000000000000001"
+    for openid, kind, hours in (("oALLOWS", "accept", 2), ("oREFUSES", "accept", 2), ("oREFUSES", "reject", 1)):
+        orders.db.execute(
+            "INSERT INTO core.subscribe_events (source_id, event_id, openid, template_id, kind, occurred_at)"
+            " VALUES ('wechat_official', %s, %s, %s, %s, %s)",
+            (f"{openid}/{kind}", openid, template, kind, datetime.fromisoformat(MORNING) - timedelta(hours=hours)),
+        )
+    assert orders.night(AS_OF)["asked"] == 3
+    rows = orders.db.execute("SELECT address, channel FROM push.messages ORDER BY address").fetchall()
+    assert {row["address"]: row["channel"] for row in rows} == {
+        "oALLOWS": "wechat_subscribe", "oREFUSES": "wechat_template", "oSILENT": "wechat_template",
+    }  # fmt: skip
+
+
 def test_who_has_reviewed_already_is_not_asked(orders: Orders) -> None:
     order = orders.signed(orders.buyer())
     orders.reviewed(order, DAY_SIGNED + timedelta(days=1))

@@ -3,7 +3,7 @@
 -- Grain: one row per member.   Decision: docs/decisions/0035-review-requests.md, docs/decisions/0078-reviews-in-full.md
 -- Params: as_of_at, planned_at, ask_from, ask_until (signed in [from, until)), remind_from, remind_until (asked in
 --   [from, until)), written_from (reviewed, or the case settled, in [from, as_of_at)), gap_since, journey, run_id, account, channels,
---   families, consent_kinds, default_language.
+--   families, consent_kinds, default_language, notice_templates (step -> WeChat's template of a subscription notice, jsonb).
 -- Reads: core.orders, core.order_lines, core.written_reviews, core.refunds, core.member_identities, core.members, core.identities,
 --   core.followers, core.consents, core.profiles, core.point_uses, push.messages, push.campaign_runs, push.suppressions,
 --   push.service_cases
@@ -139,7 +139,10 @@ options AS (   -- a service message needs service consent; on e-mail the marketi
             SELECT 1 FROM push.suppressions AS x
             WHERE x.channel = a.family AND x.address = a.address AND x.since < %(planned_at)s::timestamptz
               AND (x.until IS NULL OR x.until >= %(planned_at)s::timestamptz)
-        ) AS is_suppressed
+        ) AS is_suppressed,
+        a.channel <> 'wechat_subscribe' OR push.subscribe_balance(
+            %(account)s::text, a.address, %(notice_templates)s::jsonb ->> a.step, %(planned_at)s::timestamptz
+        ) > 0 AS is_open
     FROM addressed AS a
     LEFT JOIN said AS service ON service.member_id = a.member_id AND service.family = a.family AND service.purpose = 'service'
     LEFT JOIN said AS marketing ON marketing.member_id = a.member_id AND marketing.family = a.family AND marketing.purpose = 'marketing'
@@ -149,8 +152,9 @@ routes AS (
     SELECT
         member_id,
         bool_or(has_consent) AS has_consent,
-        (array_agg(channel ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed))[1] AS channel,
-        (array_agg(address ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed))[1] AS address
+        bool_or(has_consent AND NOT is_suppressed) AS is_allowed,
+        (array_agg(channel ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open))[1] AS channel,
+        (array_agg(address ORDER BY position) FILTER (WHERE has_consent AND NOT is_suppressed AND is_open))[1] AS address
     FROM options
     GROUP BY member_id
 )
@@ -159,7 +163,8 @@ SELECT
     CASE
         WHEN r.member_id IS NULL THEN 'no_address'
         WHEN NOT r.has_consent THEN 'no_consent'
-        WHEN r.channel IS NULL THEN 'suppressed'
+        WHEN NOT r.is_allowed THEN 'suppressed'
+        WHEN r.channel IS NULL THEN 'channel_limit'
     END AS reason,
     r.channel, r.address, n.name,
     CASE

@@ -29,6 +29,7 @@ from nightmarket.campaigns.audience import (
 from nightmarket.campaigns.config import ChannelsFile, ReviewJourney, load_channels, load_journey
 from nightmarket.campaigns.rendering import load_template
 from nightmarket.channels.registry import CHANNELS
+from nightmarket.channels.wechat_subscribe import WeChatSubscribe
 from nightmarket.grants import use_points
 from nightmarket.settings import get_settings
 from nightmarket.sources import load_sources
@@ -173,7 +174,16 @@ def _parameters(run_id: str, journey: ReviewJourney, channels: ChannelsFile, pla
         "families": families,
         "consent_kinds": [channel.consent for channel in chosen],
         "default_language": journey.default_language,
+        "notice_templates": Jsonb(_notice_templates(journey, channels)),
     }
+
+
+def _notice_templates(journey: ReviewJourney, channels: ChannelsFile) -> dict[str, str]:
+    """WeChat's template of the subscription notice of each step: a person allows them one by one."""
+    if WeChatSubscribe.name not in journey.channels:
+        return {}
+    folder = channels.channels[WeChatSubscribe.name].templates
+    return {step: load_template(folder, name).template_id for step, name in journey.templates.model_dump().items()}
 
 
 def _queue(
