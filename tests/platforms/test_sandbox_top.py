@@ -539,3 +539,57 @@ def test_spoilt_rows(raw: RawClient) -> None:
     assert [set(row) for row in page("missing_id")] == [{"payment"}, set(good[0]), set(good[0])]
     assert page("bad_value")[0]["payment"] == "not a number"
     assert raw.top("taobao.trades.sold.get", fields="tid,tid_str,payment", page_size=3)["trades"]["trade"] == good
+
+
+def benefit(raw: RawClient, unique_id: str, receiver: str, detail_id: str = "88001", **more: Any) -> dict[str, Any]:
+    request = {
+        "relation_id": "77001", "detail_id": detail_id, "benefit_type": "1", "send_count": 1, "unique_id": unique_id, **more,
+    }  # fmt: skip
+    return raw.top("taobao.promotion.benefit.activity.send", send_request=json.dumps(request), receiver_id=receiver)
+
+
+def results(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(answer["result_list"]["benefit_send_result_ext"])
+
+
+def open_uids(raw: RawClient, count: int) -> list[str]:
+    rows = raw.top("taobao.trades.sold.get", fields="tid,buyer_nick", page_size=100)["trades"]["trade"]
+    return list(dict.fromkeys(row["buyer_open_uid"] for row in rows))[:count]
+
+
+def test_the_same_unique_id_returns_the_first_result_and_gives_nothing_more(raw: RawClient) -> None:
+    first, second = open_uids(raw, 2)
+    answer = benefit(raw, "run_1_send", first)
+    assert (answer["is_success"], answer["unique_id"]) == (True, "run_1_send")
+    assert results(answer) == [{"index_id": 0, "success_count": 1, "failure_count": 0}]
+    assert results(benefit(raw, "run_1_send", first)) == results(answer)
+    assert benefit(raw, "run_1_send", second)["sub_code"] == "isv.unique-id-conflict"
+    counted = raw.control("GET", "/counters").json()["coupons"]
+    assert counted["by_out_request_no"]["run_1_send"] == 1
+    assert counted["calls_by_out_request_no"]["run_1_send"] == 3
+
+
+def test_is_success_is_true_even_when_nobody_got_a_benefit(raw: RawClient) -> None:
+    buyers = open_uids(raw, 5)
+    assert results(benefit(raw, "a", buyers[0], "88002"))[0]["success_count"] == 1
+    assert results(benefit(raw, "b", buyers[0], "88002"))[0]["error_code_list"] == {"string": ["EXCEED_USER_LIMIT"]}
+    assert results(benefit(raw, "c", "AANOBODY", "88002"))[0]["error_code_list"] == {"string": ["RECEIVER_NOT_EXIST"]}
+    for number, buyer in enumerate(buyers[1:4]):
+        answer = benefit(raw, f"d{number}", buyer, "88002")
+    assert answer["is_success"] is True
+    assert results(answer)[0] | {"index_id": 0} == {
+        "index_id": 0, "success_count": 0, "failure_count": 1, "error_code_list": {"string": ["BENEFIT_NOT_ENOUGH"]},
+    }  # fmt: skip
+    assert results(benefit(raw, "d2", buyers[3], "88001"))[0]["success_count"] == 1, "a refusal used up no unique_id"
+
+
+def test_what_a_benefit_needs(raw: RawClient) -> None:
+    (buyer,) = open_uids(raw, 1)
+    assert benefit(raw, "", buyer)["code"] == 41
+    assert benefit(raw, "x", buyer, send_count=2)["code"] == 41
+    assert benefit(raw, "x", buyer, "12")["sub_code"] == "isv.benefit-not-exist"
+    twice = raw.top("taobao.promotion.benefit.activity.send", send_request="{}", receiver_id=buyer, ouid="o")
+    assert twice["code"] == 41
+    query = json.dumps({"relation_id": "77001", "status": "VALID"})
+    details = raw.top("taobao.promotion.benefit.activity.detail.get", query_request=query)["relation_benefit_details"]
+    assert [row["detail_id"] for row in json.loads(details)] == ["88001", "88002"]

@@ -804,3 +804,34 @@ def test_a_push_is_stored_encrypted_once(shop: Any, db: psycopg.Connection[Row])
     rows = db.execute("SELECT push_key, body FROM raw.pushes WHERE source_id = %s", (SOURCE,)).fetchall()
     assert [row["push_key"] for row in rows] == ["m-7"]
     assert b"10012345678" not in bytes(rows[0]["body"])
+
+
+def test_every_call_gives_one_more_voucher(raw: Raw, sandbox: Any) -> None:
+    token = raw.token()["data"]["access_token"]
+    page = raw.call(CUSTOMERS, {"page_no": 1, "page_size": 20}, token)["data"]["record_list"]
+    open_id, activity = page[0]["yz_open_id"], 9_007_199_254_740_996
+    body = {"activity_id": activity, "yz_open_id": open_id}
+    given = [
+        raw.call("youzan.ump.voucheractivity.send/3.0.1", body, token)["data"]["voucher_identity"]["coupon_id"]
+        for _ in range(2)
+    ]
+    assert len(set(given)) == 2
+    counted = sandbox.control("GET", "/counters")["coupons"]["by_out_request_no"]
+    assert counted == {f"youzan:{activity}:{open_id}": 2}
+    detail = raw.call("youzan.ump.voucher.query.detail/3.0.1", {"coupon_id": given[0], "coupon_type": 0}, token)["data"]
+    assert (detail["is_used"], detail["is_expired"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("youzan.ump.voucheractivity.send/3.0.1", {"activity_id": 1, "yz_open_id": "yz1"}),
+        ("youzan.ump.voucheractivity.send/3.0.1", {"activity_id": "9007199254740996", "yz_open_id": "yz1"}),
+        ("youzan.ump.voucheractivity.send/3.0.1", {"activity_id": 9_007_199_254_740_996, "yz_open_id": "nobody"}),
+        ("youzan.ump.voucheractivity.send/3.0.1", {"activity_id": 9_007_199_254_740_999, "yz_open_id": "yz1"}),  # ended
+        ("youzan.ump.voucher.query.detail/3.0.1", {"coupon_id": 5, "coupon_type": 0}),
+    ],
+)
+def test_a_voucher_is_refused(raw: Raw, api: str, body: dict[str, Any]) -> None:
+    answer = raw.call(api, body, raw.token()["data"]["access_token"])
+    assert (answer["success"], len(str(answer["code"]))) == (False, 9)

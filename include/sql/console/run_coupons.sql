@@ -14,7 +14,7 @@ SELECT
     count(*) FILTER (WHERE c.state = 'expired') AS expired_count,
     count(*) FILTER (WHERE c.state = 'released') AS released_count,
     count(*) FILTER (WHERE c.state = 'unknown') AS unknown_count,
-    s.budget_count - (
+    least(s.budget_count, floor(s.budget_amount / s.face_amount)) - (
         SELECT count(*) FROM push.coupons AS taken
         WHERE taken.stock_id = s.stock_id AND taken.state <> 'released'
     ) AS free_count
