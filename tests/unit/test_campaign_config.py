@@ -94,7 +94,9 @@ CHANNEL_MISTAKES = {
     "a longer window than allowed": ("window_hours: 48", "window_hours: 72", "must set window_hours to at most 48, the platform's own limit; it is 72"),
     "no rule about the window": ("        window_messages: 5\n", "", "must set window_messages to at most 5, the platform's own limit; it is not set"),
     "advertising by template message": ("        purposes: [service]\n", "", "WeChat rule 3.9 must stay"),
-    "mail without consent": ("consent: granted", "consent: following", "marketing e-mail needs a consent that was given (Advertising Law art. 43)"),
+    "mail without consent": ("templates: email\n    consent: granted", "templates: email\n    consent: following", "marketing e-mail needs a consent that was given (Advertising Law art. 43)"),
+    "push without consent": ("templates: push\n    consent: granted", "templates: push\n    consent: following", "marketing pushes need a consent"),
+    "advertising notices": ("error 43101); service notices only\n        purposes: [service]\n", "error 43101); service notices only\n", "a subscription notice is a service notice (WeChat)"),
 }  # fmt: skip
 
 
