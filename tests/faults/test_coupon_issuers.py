@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from campaign_world import AS_OF, MORNING, approve
 from nightmarket.campaigns import codes, coupons, outbox
@@ -19,6 +20,7 @@ from nightmarket.campaigns.config import load_campaign
 from nightmarket.campaigns.coupons import CouponsInDoubt
 from nightmarket.campaigns.delivery import deliver
 from nightmarket.campaigns.results import LawBroken, check_laws, collect_receipts, dry_run_report, export_exposures
+from nightmarket.cli import app
 from nightmarket.platforms import taobao, youzan
 from nightmarket.platforms.base import Transport
 from nightmarket.privacy import Keyring, open_secrets
@@ -530,3 +532,67 @@ def test_a_campaign_with_codes_must_say_them_to_one_person_at_a_time(stage: Any)
         stage.config.campaign(**with_codes_again)
         with pytest.raises(ConfigError, match=words):
             load_campaign("winback_gold")
+
+
+def test_who_has_no_openid_gets_a_code_by_mail(stage: Any) -> None:
+    members = stage.audience("email", 2)
+    stage.config.campaign(coupon=OWN, variants=GIFT)
+    run_id = sent(stage)
+    assert stage.judge(run_id)["accepted"] == 2
+    given = clear_codes(stage)
+    assert set(given) == set(members)
+    letters = [message["content"] for message in stage.sandbox.control("GET", "/messages")["messages"]]
+    assert all(sum(code in letter for letter in letters) == 1 for code in given.values())
+
+
+def test_a_message_that_expired_unsent_gives_its_code_back_in_the_night(stage: Any) -> None:
+    members = with_codes(stage, 2, {"stock": "points_10", "test_stock": "own_test"})
+    for member in members:
+        earn(stage, member, 500)
+    run_id = approved()
+    coupons.reserve(run_id)
+    coupons.issue(run_id)
+    outbox.enqueue(run_id)
+    assert collect_receipts()["coupons_released"] == 0
+    stage.later(days=5)
+    outbox.recover()
+    assert collect_receipts()["coupons_released"] == 2
+    assert [purse(stage, member) for member in members] == [500, 500]
+    assert codes.stock_balance("points_10")["free_codes"] == 2
+    check_laws(run_id)
+    balanced()
+
+
+def test_the_commands_of_a_desk(stage: Any) -> None:
+    with_codes(stage, 1)
+    sent(stage)
+    (code,) = clear_codes(stage).values()
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["coupons", *arguments])
+        return result.exit_code, result.output
+
+    assert run("make", "own_20", "2") == (0, "own_20: 2 codes made, 3 in all\n")
+    assert "usable until 2026-05-14" in run("check", code)[1]
+    assert (
+        "used on 2026-03-15 10:00, order 9 of pos_stores"
+        in run("redeem", code, "--order", "9", "--source", "pos_stores")[1]
+    )
+    status, words = run("redeem", code.lower(), "--order", "10", "--source", "pos_stores")
+    assert status == 1
+    assert "was used on 2026-03-15 10:00, order 9 of pos_stores" in words
+    assert code not in words
+    status, words = run("stock", "own_20")
+    assert status == 0
+    assert [line.split() for line in words.splitlines() if "redeemed" in line or "codes free" in line]
+    assert run("stock", "nothing")[0] == 1
+
+
+def test_a_code_that_got_into_wrong_hands_is_taken_out(stage: Any) -> None:
+    with_codes(stage, 1)
+    sent(stage)
+    (code,) = clear_codes(stage).values()
+    assert codes.void(code, by="boss", reason="posted on a board").startswith("****")
+    stage.later(minutes=1)
+    with pytest.raises(CodeRefused, match="expired on 2026-03-15"):
+        codes.redeem(code, order_id=None, source_id=None, by="desk")

@@ -261,8 +261,9 @@ def _check_expiry(connection: psycopg.Connection[Row], run: Row, hours: int | No
             f"run {run_id}: {hours} hours after its beginning is not later than it expires now; extend only lengthens."
         )
     stock = connection.execute(
-        "SELECT s.stock_id, s.valid_to FROM push.coupons AS c JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id"
-        " WHERE c.run_id = %s AND s.valid_to <= %s LIMIT 1",
+        "SELECT s.stock_id, coalesce(c.valid_to, s.valid_to) AS valid_to FROM push.coupons AS c"
+        " JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id"
+        " WHERE c.run_id = %s AND c.state <> 'released' AND coalesce(c.valid_to, s.valid_to) <= %s ORDER BY 2 LIMIT 1",
         (run_id, expires_at),
     ).fetchone()
     if stock:
