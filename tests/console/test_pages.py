@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import pytest
 import requests
 import uvicorn
 
-from campaign_world import AS_OF, MORNING, People, green_night, start_run
+from campaign_world import AS_OF, MORNING, People, green_night, sandbox_openids, start_run
 from nightmarket import dates, landing, mapping, settings
 from nightmarket.campaigns.delivery import deliver
+from nightmarket.campaigns.journeys import run_reviews
 from nightmarket.campaigns.rendering import link_key, signed_link
+from nightmarket.campaigns.results import check_laws, export_exposures
 from nightmarket.console.app import create_app
 from nightmarket.dates import Window
 from nightmarket.platforms import own_pages
@@ -326,6 +328,48 @@ def test_a_survey_is_answered_once(site: Site) -> None:
     assert row["comment"].startswith("慢 <b>但好</b>, call phone:")
     assert "19900000001" not in row["comment"]
     assert "a@mail.test" not in row["comment"]
+
+
+def test_from_a_review_to_an_answered_survey(site: Site, sandbox: Any, set_clock: Any) -> None:
+    """The night thanks for a review over WeChat; the link that arrived leads to a survey, in production as here."""
+    member = site.people.add(openid=sandbox_openids(sandbox)[0])
+    at = datetime.fromisoformat("2026-03-12T12:00:00+08:00")
+    site.db.execute(
+        "INSERT INTO core.orders (source_id, order_id, identity_id, status, status_original, is_paid, currency_code, goods_amount,"
+        " paid_amount, line_count, unit_count, created_at, signed_at, modified_at, batch_id, loaded_at) VALUES ('youzan_mall', 'E1', %s,"
+        " 'finished', 'x', true, 'CNY', 10, 10, 1, 1, %s, %s, %s, 1, %s)",
+        (site.people.identity_of(member, "taobao_open_uid"), at, at, at, at),
+    )
+    site.db.execute(
+        "INSERT INTO core.order_lines (source_id, order_id, line_id, product_id, title, unit_price_amount, quantity, line_amount,"
+        " paid_amount, status, batch_id) VALUES ('youzan_mall', 'E1', '1', 'p', 'LANTERN', 10, 1, 10, 10, 'x', 1)"
+    )
+    site.db.execute(
+        "INSERT INTO core.reviews (source_id, review_id, order_id, rating, rating_original, created_at, batch_id)"
+        " VALUES ('youzan_mall', 'r1', 'E1', 1, 'x', %s, 1)",
+        (at,),
+    )
+    set_clock(MORNING)
+    sandbox.control("POST", "/clock", {"now": MORNING})
+    result = run_reviews(AS_OF)
+    assert (result["thanked"], result["rewarded"]) == (1, 1)
+    assert deliver(result["run_id"], "test", 30)["accepted"] == 1
+    (sent,) = [
+        m for m in sandbox.control("GET", "/messages")["messages"] if m["link_key"] == "review/youzan_mall/E1/thanks"
+    ]
+    assert "谢谢！任何评价都送20积分" in sent["content"]
+    leads_to = site.get(site.link("r", sent["link_key"])).headers["location"]
+    survey = site.url + leads_to.removeprefix("https://m.nightmarket.test")
+    assert "这次服务怎么样" in site.get(survey).text
+    assert "谢谢您" in site.post(survey, {"score": "2", "comment": "慢"}).text
+    check_laws(result["run_id"])
+    export_exposures(result["run_id"])
+    site.land()
+    row = site.db.execute(
+        "SELECT a.score, x.member_id FROM core.survey_answers AS a JOIN core.exposures AS x ON x.message_key = a.message_key"
+    ).fetchone()
+    assert row == {"score": 2, "member_id": member}
+    assert [event["kind"] for event in site.events()] == ["click", "survey"]
 
 
 def test_many_at_once_are_one_answer(site: Site) -> None:

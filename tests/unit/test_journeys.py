@@ -1,5 +1,7 @@
 """Review collection: one request, one reminder, then nothing; any review stops it and is rewarded; a bad one opens a case."""
 
+import json
+import os
 import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -485,6 +487,23 @@ def test_an_alert_names_neither_person_nor_order(orders: Orders) -> None:
     assert order not in line
     assert f"…{order[-4:]}" in line
     assert "03-15 20:00" in line
+
+
+def test_robots_that_cannot_be_reached_are_told_by_the_next_run(
+    orders: Orders, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad_review(orders)
+    orders.set_clock("2026-03-15T03:00:00+08:00")
+    names = ("AIRFLOW_CONN_ROBOT_WECOM", "AIRFLOW_CONN_ROBOT_DINGTALK")
+    with monkeypatch.context() as away:
+        for name in names:
+            away.setenv(name, json.dumps(json.loads(os.environ[name]) | {"host": "http://127.0.0.1:1"}))
+        assert watch_cases() == {"opened": 1, "answered": 0, "overdue": 0, "told": 0}
+    assert watch_cases()["told"] == 1
+    assert watch_cases()["told"] == 0
+    told = sandbox.control("GET", "/counters")["alerts"]
+    assert {alert["robot"] for alert in told} == {"wecom", "dingtalk"}
+    assert all("Bad reviews to answer: 1" in alert["text"] and "03-15 20:00" in alert["text"] for alert in told)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,10 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib import import_module
-from importlib.util import find_spec
 
 import psycopg
 
-from nightmarket import dates
+from nightmarket import dates, robots
 from nightmarket.campaigns.audience import audit
 from nightmarket.campaigns.config import load_journey
 from nightmarket.campaigns.journeys import REVIEWS
@@ -92,7 +90,8 @@ def _tell_team(now: datetime) -> int:
             ).fetchall()
             if not rows:
                 continue
-            _tell(connection, f"{subject}: {len(rows)}", [_line(row) for row in rows[:LINES_TOLD]])
+            if not _tell(connection, f"{subject}: {len(rows)}", [_line(row) for row in rows[:LINES_TOLD]]):
+                continue
             connection.execute(
                 f"UPDATE push.service_cases SET {column} = %s WHERE case_id = ANY(%s)",
                 (now, [row["case_id"] for row in rows]),
@@ -109,9 +108,9 @@ def _line(row: Row) -> str:
     return f"#{row['case_id']} {shop} …{row['order_id'][-4:]} 截止 due {due:%m-%d %H:%M}{who}"
 
 
-def _tell(connection: psycopg.Connection[Row], subject: str, lines: Sequence[str]) -> None:
-    """To the team's robot, and always to the log and the audit log."""
+def _tell(connection: psycopg.Connection[Row], subject: str, lines: Sequence[str]) -> bool:
+    """To the team's robots, and always to the log and the audit log; False when there are robots and none could be reached."""
     log.warning("ALERT %s | %s", subject, " | ".join(lines))
     audit(connection, "cases", "alert", subject, {"lines": list(lines)})
-    if find_spec("nightmarket.robots"):
-        import_module("nightmarket.robots").tell(subject, list(lines))
+    came = robots.tell(subject, lines, quiet=timedelta(0))
+    return not came or set(came.values()) != {"failed"}
