@@ -7,6 +7,7 @@ a process like any other: it opens its own connections, and `kill -9` ends it wh
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,8 +26,14 @@ def work(what: str, run_id: str, name: str) -> None:
 
     from nightmarket.campaigns import coupons, delivery, outbox, results
     from nightmarket.campaigns.audience import build_run, record_decision
+    from nightmarket.report import write_night_report
     from nightmarket.warehouse import connect
 
+    if what.endswith("on a full disk"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file may grow any more
+    if what == "report on a full disk":
+        write_night_report(Path(run_id), [date.fromisoformat("2026-03-14")])
+        return
     steps = {
         "reserve": coupons.reserve,
         "issue": coupons.issue,
@@ -73,6 +80,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "plugins"))
     import sqlparse  # noqa: F401
 
+    from nightmarket import report  # noqa: F401
     from nightmarket.campaigns import coupons, delivery, results  # noqa: F401
 
     for line in sys.stdin:

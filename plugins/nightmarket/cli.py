@@ -258,6 +258,25 @@ def gate(
 
 
 @app.command()
+def results(run_id: str, language: Annotated[str, typer.Option("--language", help="zh or en")] = "en") -> None:
+    """What a campaign run changed: verdict, funnel, variants, targets, earlier runs, what reached the hold-out."""
+    from nightmarket.retrospective import in_words
+
+    with _sentences():
+        typer.echo(in_words(run_id, language))
+
+
+@app.command()
+def learnings(run_id: str, learning: Annotated[str, typer.Argument(help="a sentence that names no person")]) -> None:
+    """Write down what was learned from a campaign run; its retrospective says it from then on."""
+    from nightmarket.retrospective import learn
+
+    with _sentences():
+        page = learn(run_id, learning, _actor())
+        typer.echo(f"written down; {page or 'the retrospective is made when the attribution window is closed'}")
+
+
+@app.command()
 def resume(channel: str, account: str) -> None:
     """Let a paused channel send again, e.g. `nightmarket resume wechat_mass wechat_official`, once its cause is gone."""
     from nightmarket.campaigns import outbox
@@ -265,6 +284,19 @@ def resume(channel: str, account: str) -> None:
     with _sentences():
         lifted = outbox.resume(channel, account, os.environ.get("USER", "cli"))
         typer.echo(f"{channel}:{account} {'may send again' if lifted else 'was not paused'}")
+
+
+@app.command()
+def restored(reason: Annotated[str, typer.Option(help="which backup, and why; for the audit log")]) -> None:
+    """After the database was restored from a backup: tell it of the calls made since, so that nothing goes out twice."""
+    from nightmarket.campaigns import logbook
+
+    with _sentences():
+        counts = logbook.settle(os.environ.get("USER", "cli"), reason)
+        typer.echo(
+            f"{counts['calls']:,} calls were made after the backup: {counts['unknown']:,} messages are unknown now, {counts['repeated']:,} are"
+            f" called again under the same key, {counts['remembered']:,} are not in the database and are unknown when they are made again"
+        )
 
 
 @app.command()

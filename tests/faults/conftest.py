@@ -133,6 +133,23 @@ class Stage:
             return False
         return True
 
+    def snapshot(self) -> None:
+        """Keep the database as it is now."""
+        self._between_sessions("DROP DATABASE IF EXISTS {copy} WITH (FORCE)", "CREATE DATABASE {copy} TEMPLATE {name}")
+
+    def restore(self) -> None:
+        """Put the kept database back in the place of the one that went on."""
+        self._between_sessions("DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {copy} RENAME TO {name}")
+
+    def _between_sessions(self, *statements: str) -> None:
+        name = self.db.info.dbname
+        self.db.close()
+        self.drop_sessions()
+        with psycopg.connect(self.pg.server.dsn("postgres"), autocommit=True) as admin:
+            for statement in statements:
+                admin.execute(statement.format(name=f'"{name}"', copy=f'"{name}_copy"'))
+        self.reconnect()
+
     def keep_commits(self) -> None:
         """What is committed survives a crash; for speed the tests' server is not asked for that otherwise."""
         with psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"], autocommit=True) as admin:

@@ -5,14 +5,14 @@
 --   implied_consent, cap_messages, cap_since, campaign, campaign_cap, campaign_since, month_limit, month_start, window_hours,
 --   window_limit (NULL = no such rule), opens, closes (the send window), house_zone.
 -- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages,
---   push.attempts, push.campaign_runs
+--   push.attempts, push.campaign_runs, push.calls_before_restore
 -- Outside the send window on the receiver's clock a message goes back to wait for it. What its channel may not send any more goes on
 -- over the next channel of its routes; what nobody may send ends here.
 -- Rerun: safe; rows locked by another worker are skipped.
 WITH
 picked AS (
     SELECT
-        m.message_id, m.member_id, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
+        m.message_id, m.message_key, m.member_id, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
         EXISTS (  -- noqa: CP03,LT01,LT06
             -- an earlier call of this message may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
@@ -42,6 +42,8 @@ judged AS (
         p.message_id, p.opens_at,
         CASE
             WHEN p.expires_at <= %(now_at)s::timestamptz THEN 'expired'
+            WHEN EXISTS (SELECT 1 FROM push.calls_before_restore AS k WHERE k.message_key = p.message_key)
+                THEN 'called before a restore'
             WHEN p.opens_at > %(now_at)s::timestamptz THEN 'outside the send window'
             WHEN %(is_repeat)s::boolean THEN NULL
             WHEN %(family)s::text = 'wechat' AND NOT coalesce(
@@ -115,7 +117,7 @@ UPDATE push.messages AS m
 SET state = CASE
         WHEN j.verdict IS NULL THEN 'sending'
         WHEN j.verdict = 'outside the send window' OR j.goes_on THEN 'queued'
-        WHEN j.is_doubted THEN 'unknown'   -- it may not be repeated, and nobody knows about the first time
+        WHEN j.verdict = 'called before a restore' OR j.is_doubted THEN 'unknown'   -- it may not be repeated, and nobody knows about the first time
         WHEN j.verdict = 'expired' THEN 'expired'
         ELSE 'suppressed'
     END,

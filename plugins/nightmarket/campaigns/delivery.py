@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from nightmarket import dates
-from nightmarket.campaigns import outbox
+from nightmarket import dates, robots
+from nightmarket.campaigns import logbook, outbox
 from nightmarket.campaigns.audience import frozen_template
 from nightmarket.campaigns.config import Channel, DeliveryOptions, SendWindow, load_channels
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, member_values, signed_link
@@ -33,7 +33,7 @@ from nightmarket.channels.base import Call, Outcome, Question
 from nightmarket.channels.base import Channel as Sender
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.privacy import Keyring, is_token, open_secrets
-from nightmarket.settings import credentials, get_settings
+from nightmarket.settings import ConfigError, credentials, get_settings
 from nightmarket.warehouse import Row, connect_vault
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, An
 
     Returns the messages of these runs by state, plus `waiting_until` (ISO instant at which the send window opens, or
     None), `seconds` and `calls` of this worker. Raises ChannelPaused when messages wait for a channel that cannot work,
-    ConfigError when the vault or an account is not configured, psycopg.OperationalError when the database stays away;
-    all of them leave the outbox recoverable.
+    ConfigError when the vault or an account is not configured, DatabaseRestored when the database is older than what was
+    sent, psycopg.OperationalError when it stays away; all of them leave the outbox recoverable.
     """
     result = asyncio.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
     if result["paused"] and result.get("queued"):
@@ -220,6 +220,7 @@ class _Delivery:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     async def _run(self, db: _Database) -> dict[str, Any]:
+        await db(logbook.check)
         recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
         runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
         counts: dict[str, int] = {}
@@ -366,16 +367,17 @@ class _LaneWorker:
             if quota.granted < len(chunk):
                 await self._release(units[start + quota.granted :])
                 chunk, units = chunk[: quota.granted], units[: start + quota.granted]
-            numbers = await self.db(
-                lambda connection, chunk=chunk: self.lane.record_attempts(
-                    connection, [i for unit in chunk for i in unit.ids]
-                )  # type: ignore[misc]
-            )
+            numbers, last = await self.db(partial(self._write_down, units=chunk))
             ready: list[Unit] = []
             lost: list[Unit] = []
             for unit in chunk:
                 unit.attempt_numbers = {i: numbers[i] for i in unit.ids if i in numbers}
                 (ready if len(unit.attempt_numbers) == len(unit.ids) else lost).append(unit)
+            try:
+                logbook.write(last, self.name, [row["message_key"] for unit in ready for row in unit.messages])
+            except ConfigError:
+                await self._release(units[start:])
+                raise
             if lost:  # the lease ran out, the message expired or its window closed: the next claim decides about it
                 await self._release(lost)
             called = 0
@@ -389,6 +391,11 @@ class _LaneWorker:
             if quota.reason:
                 return await self._stop(quota.reason, quota.seconds)
         return None
+
+    def _write_down(self, connection: psycopg.Connection[Row], units: Sequence[Unit]) -> tuple[dict[int, int], int]:
+        """Attempt numbers by message id, and the number that the log book needs."""
+        numbers = self.lane.record_attempts(connection, [i for unit in units for i in unit.ids])
+        return numbers, logbook.number(connection)
 
     async def _paced(self, units: Sequence[Unit]) -> Any:
         """Yield each unit at its own time slot and when a connection is free; ends early when the channel stops."""
@@ -426,7 +433,7 @@ class _LaneWorker:
 
     async def _watch(self, outcome: Outcome) -> None:
         """The circuit breaker: a channel that cannot work is paused for all workers, with a reason."""
-        self.failures_in_a_row = 0 if outcome.kind in ("accepted", "refused") else self.failures_in_a_row + 1
+        self.failures_in_a_row = 0 if outcome.kind in ("accepted", "waiting", "refused") else self.failures_in_a_row + 1
         if self.stopped:
             return
         reason, seconds = "", 0.0
@@ -445,6 +452,12 @@ class _LaneWorker:
         self.stopped = reason
         log.error("%s is paused for %.0f s: %s", self.name, seconds, reason)
         await self.db(lambda connection: self.lane.pause(connection, seconds, reason))
+        await asyncio.to_thread(
+            robots.tell,
+            f"渠道已暂停 / channel paused: {self.name}",
+            [reason, f"暂停 / for {seconds / 60:,.0f} min", f"活动 / run: {self.run['run_id']}"],
+            about=f"paused {outbox.pace_key(self.name, self.channel.account)}",
+        )
 
     async def _release(self, units: Iterable[Unit]) -> None:
         ids = [i for unit in units for i in unit.ids]
@@ -507,6 +520,7 @@ class _LaneWorker:
         tokens = {row["address"] for row in rows if is_token(row["address"])} | {
             name for row in rows if (name := (row["variables"].get("member") or {}).get("name"))
         }
+        tokens |= {code for row in rows if (code := (row["variables"].get("coupon") or {}).get("code"))}
         clear = open_secrets(connection, tokens, self.delivery.keyring) if tokens else {}
         units, failures = [], {}
         for messages in self._calls(rows):
@@ -537,7 +551,9 @@ class _LaneWorker:
         member = first["variables"].get("member")
         link = signed_link(config["link_base_url"], "r", key)
         unsubscribe = signed_link(config["link_base_url"], "u", key)
-        order = first["variables"].get("order")
+        order, coupon = first["variables"].get("order"), first["variables"].get("coupon")
+        if coupon and coupon.get("code") and coupon["code"] not in clear:
+            raise RenderError("the coupon's code is not in the vault any more")
         variables = {
             **first["variables"],
             "member": member_values(member, clear.get((member or {}).get("name") or "")),

@@ -249,6 +249,7 @@ def resolve(message_key: str, was_sent: bool, by: str, reason: str) -> str:
             "UPDATE push.attempts SET outcome = %s, platform_message = %s WHERE message_id = %s AND outcome = 'unknown'",
             ("accepted" if was_sent else "retry", f"decided by a person: {reason}"[:300], row["message_id"]),
         )
+        connection.execute("DELETE FROM push.calls_before_restore WHERE message_key = %s", (message_key,))
         if row["state"] == "queued":
             connection.execute(
                 "UPDATE push.campaign_runs SET state = 'sending' WHERE run_id = %s AND state = 'sent'", (row["run_id"],)
