@@ -26,8 +26,9 @@ test: $(VENV)/.installed-dev ## every test, the slow ones and the end-to-end nig
 test-fast: $(VENV)/.installed-dev ## the tests that take seconds
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow and not e2e"
 
-torture: $(VENV)/.installed-dev ## a thousand workers killed at random moments, printed as a table (NIGHTMARKET_KILLS=100 for fewer)
+torture: $(VENV)/.installed-dev ## a thousand workers killed at random moments, thousands of experiments against the truth (NIGHTMARKET_KILLS=100 for fewer)
 	@$(BIN)/pytest -q -s tests/faults/torture.py
+	@NIGHTMARKET_EXPERIMENTS=$${NIGHTMARKET_EXPERIMENTS:-4000} $(BIN)/pytest -q -s tests/faults/test_truth.py
 
 quality: $(VENV)/.installed-dev ## check only: ruff, mypy, import rule, SQL style, configuration
 	@$(BIN)/ruff check .

@@ -18,7 +18,7 @@ FILES = sorted(DAGS.glob("*.py"))
 EXPECTED = {
     "collect_receipts", "build_marts",
     "followup_reviews", "deliver_outbox", "push_campaign", "night_report", "erase_person", "check_sources",
-    "backfill_marts", "what_if_tiers", "operate_run", "campaign_double_eleven", "campaign_tier_up_gift",
+    "backfill_marts", "what_if_tiers", "campaign_retrospectives", "record_learnings", "operate_run", "campaign_double_eleven", "campaign_tier_up_gift",
 }  # fmt: skip
 OUR_SOURCES = list(load_sources(ROOT / "include" / "config" / "sources.yaml"))
 

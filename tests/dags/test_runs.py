@@ -41,6 +41,7 @@ def states(run: Any) -> dict[str, str]:
     [
         ("push_campaign", {"campaign": "winback_gold", "dryrun": False}, "check_request"),
         ("erase_person", {"tokens": ["10012345678"], "reason": "asked"}, "check_request"),
+        ("record_learnings", {"run": "nobody", "learning": "something"}, "write_down"),
     ],
 )
 def test_a_wrong_form_stops_at_its_first_task(
@@ -51,6 +52,19 @@ def test_a_wrong_form_stops_at_its_first_task(
     assert str(run.state) == "failed"
     assert found.pop(first) == "failed"
     assert set(found.values()) <= {"upstream_failed"}
+
+
+def test_what_the_form_says_is_kept_with_its_author(stored: Any, db: Any) -> None:
+    import night_world as world
+
+    world.seed_shop(db)
+    world.seed_campaign(db)
+    run = stored.dags["record_learnings"].test(
+        run_conf={"run": world.RUN_ID, "learning": "The coupon alone is not enough."}
+    )
+    assert str(run.state) == "success"
+    row = db.execute("SELECT learning, said_by FROM push.learnings").fetchone()
+    assert row == {"learning": "The coupon alone is not enough.", "said_by": "dag_test"}
 
 
 class Answered(RecordedApproval):
