@@ -8,7 +8,7 @@ SELECT
     coalesce(r.config #>> '{campaign,title,en}', r.campaign) AS title_en,
     CASE WHEN r.config -> 'campaign' ? 'journey' THEN 'journey' ELSE 'campaign' END AS kind,
     r.mode, r.as_of, r.state, r.needs_approval, r.approved_by, r.approved_at, r.decision_reason,
-    r.size_limit, r.created_by, r.created_at, r.expires_at, r.finished_at, r.audience_checksum, r.content_hash,
+    r.size_limit, r.created_by, r.created_at, r.expires_at, r.finished_at, r.paused_at, r.audience_checksum, r.content_hash,
     c.attribution_until,
     (SELECT count(*) FROM push.audiences AS a WHERE a.run_id = r.run_id) AS segment_count,
     (SELECT count(*) FROM push.audiences AS a WHERE a.run_id = r.run_id AND a.state = 'targeted') AS targeted_count,

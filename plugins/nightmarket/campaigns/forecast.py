@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from nightmarket import dates
+from nightmarket.campaigns.config import Campaign
 from nightmarket.campaigns.experiment import minimum_detectable_uplift, sample_ratio
 from nightmarket.marts import load_kpis
 from nightmarket.settings import get_settings
@@ -52,7 +53,8 @@ def segment_history(connection: psycopg.Connection[Row], run: Row) -> Mapping[st
     since = dates.day_end(past, get_settings().zone)
     *before, query = split_statements(read_sql(f"segments/{campaign['segment']}.sql"))
     with connection.transaction():
-        parameters = {**campaign["parameters"], "business_date": past, "as_of_at": since}
+        given = Campaign.model_validate(campaign).segment_parameters
+        parameters = {**given, "business_date": past, "as_of_at": since}
         for statement in before:
             connection.execute(statement, parameters)  # type: ignore[arg-type]
         connection.execute("DROP TABLE IF EXISTS pg_temp.past_segment")

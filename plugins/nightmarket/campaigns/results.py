@@ -40,6 +40,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "over_size_limit": ("超出人数上限", "over the size limit"),
     "alone_in_group": ("群发至少需要两名收件人", "a mass send takes two receivers of the same text"),
 }
+MEMBERS_SHOWN = 10  # of those who entered and left, masked
 MODES = {"dry_run": ("演练", "dry run"), "test": ("测试发送", "test"), "live": ("正式发送", "live")}
 
 
@@ -131,7 +132,9 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
                 f"the arms are not as large as chance would make them (p = {ratio:.1e}); check the segment.",
             )
         )
-    difference = run_sql(connection, "push/audience_difference.sql", {"run_id": run["run_id"]})[0]
+    difference = run_sql(
+        connection, "push/audience_difference.sql", {"run_id": run["run_id"], "shown": MEMBERS_SHOWN}
+    )[0]
     excluded = [
         {"reason": reason, "members": total(reason=reason), "zh": zh, "en": en}
         for reason, (zh, en) in REASONS.items()
@@ -162,6 +165,8 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
             "against": difference["against"],
             "entered": difference["entered"],
             "left": difference["left_count"],
+            "entered_members": [_masked(member) for member in difference["entered_ids"]],
+            "left_members": [_masked(member) for member in difference["left_ids"]],
         },
         "findings": findings,
         "samples": samples,
@@ -199,6 +204,11 @@ def _fallback_amount(connection: psycopg.Connection[Row], run: Row) -> Decimal:
 def _billed(samples: Sequence[Mapping[str, Any]], channel: str) -> int:
     """Messages a channel bills at most: long SMS count for several."""
     return sum(sample["members"] * sample["parts"] for sample in samples if sample["channel"] == channel)
+
+
+def _masked(member_id: int) -> str:
+    """A member id by its end: enough to find it in a list one has, not enough to make one."""
+    return f"**{member_id % 100:02d}"
 
 
 def _finding(severity: str, zh: str, en: str) -> dict[str, str]:

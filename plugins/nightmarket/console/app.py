@@ -21,7 +21,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nightmarket import dates
 from nightmarket.console import charts, pages, receiver, words
 from nightmarket.console.member import explain_member
-from nightmarket.console.night import kpi_lines, notices, read_night, read_pauses, read_run_parts, read_runs
+from nightmarket.console.night import (
+    kpi_lines,
+    notices,
+    read_night,
+    read_pauses,
+    read_run_desk,
+    read_run_parts,
+    read_runs,
+)
 from nightmarket.console.queries import Reader, reader
 from nightmarket.settings import ConfigError
 from nightmarket.sources import load_sources
@@ -169,7 +177,7 @@ def create_app(
             row = read.row("run", run_id=id)
             if row is None:
                 raise PageError(404, f"没有名为 {id} 的活动轮次。", f"There is no run {id}.")
-            parts = read_run_parts(read, id)
+            parts = read_run_parts(read, id) | read_run_desk(read, id, dates.now())
             why = read.rows("member_why", run_id=id, member_id=member_id) if member_id is not None else []
         return show(
             request, "run.html", page="runs", user=user, sender=sender, run=row, **parts, chart=charts.uplift(id, parts["result"]),

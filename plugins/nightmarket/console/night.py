@@ -97,6 +97,16 @@ def read_run_parts(read: Reader, run_id: str) -> dict[str, Any]:
     }
 
 
+def read_run_desk(read: Reader, run_id: str, as_of_at: datetime) -> dict[str, Any]:
+    """What whoever operates a run looks at: how far it is, the report that was decided about, and what was done to it."""
+    report = read.row("run_report", run_id=run_id)
+    return {
+        "progress": read.row("run_progress", run_id=run_id, now_at=as_of_at),
+        "report": report["report"] if report else None,
+        "audit": read.rows("run_audit", run_id=run_id),
+    }
+
+
 def read_pauses(read: Reader, as_of_at: datetime) -> list[Row]:
     """Sending accounts that are paused at this instant."""
     return read.rows("pauses", as_of_at=as_of_at)

@@ -12,13 +12,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import yaml
-from airflow.sdk import Asset, CronTriggerTimetable, EventsTimetable
+from airflow.sdk import CronTriggerTimetable
 
 from nightmarket.orchestration.assets import MART_NIGHT
 from nightmarket.orchestration.defaults import ZONE
 from nightmarket.orchestration.sources import config_folder
 
-Timetable = CronTriggerTimetable | EventsTimetable | list[Asset] | None
 SCHEDULE = re.compile(r"^schedule:", re.MULTILINE)
 BLOCKS = re.compile(r"^(?:title|schedule):.*\n(?:[ \t].*\n|\n)*", re.MULTILINE)
 MORNING = time(8)  # as config.Schedule.at
@@ -30,7 +29,7 @@ class Scheduled:
 
     campaign: str
     title: str
-    timetable: Timetable
+    timetable: Any  # what DAG(schedule=) takes
 
 
 def scheduled_campaigns() -> Iterator[Scheduled]:
@@ -52,12 +51,15 @@ def _blocks(text: str) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _timetable(schedule: Any) -> Timetable:
+def _timetable(schedule: Any) -> Any:
     try:
         if "cron" in schedule:
             return CronTriggerTimetable(str(schedule["cron"]), timezone=ZONE)
         if "dates" in schedule:
-            return EventsTimetable(sorted(_instants(schedule["dates"], schedule.get("at"))))
+            # not airflow.sdk's: Airflow 3.3 stores that one without its _summary and cannot read it back
+            from airflow.timetables.events import EventsTimetable
+
+            return EventsTimetable(_instants(schedule["dates"], schedule.get("at")))
         on = schedule.get("on", schedule.get(True))  # YAML 1.1 reads an unquoted `on` as true
         return [MART_NIGHT] if on == "tier_change" else None
     except (AttributeError, TypeError, ValueError):
