@@ -117,7 +117,8 @@ UPDATE push.messages AS m
 SET state = CASE
         WHEN j.verdict IS NULL THEN 'sending'
         WHEN j.verdict = 'outside the send window' OR j.goes_on THEN 'queued'
-        WHEN j.verdict = 'called before a restore' OR j.is_doubted THEN 'unknown'   -- it may not be repeated, and nobody knows about the first time
+        -- it may not be repeated, and nobody knows about the first time
+        WHEN j.verdict = 'called before a restore' OR j.is_doubted THEN 'unknown'
         WHEN j.verdict = 'expired' THEN 'expired'
         ELSE 'suppressed'
     END,
