@@ -221,7 +221,7 @@ def content_hash(audience: str, config: str) -> str:
 
 
 def audience_checksum(connection: psycopg.Connection[Row], run_id: str) -> str:
-    """sha256 over the sorted rows of push.audiences, without the facts."""
+    """sha256 over the sorted rows of push.audiences: state, arm, channel, language, address and the next channels."""
     row = run_sql(connection, "push/audience_checksum.sql", {"run_id": run_id})[0]
     return str(row["checksum"])
 
