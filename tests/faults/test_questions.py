@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from campaign_world import start_run, states
+from campaign_world import AS_OF, approve, start_run, states
 from nightmarket import dates
 from nightmarket.campaigns import outbox
+from nightmarket.campaigns.audience import build_run
 from nightmarket.campaigns.delivery import ask, deliver
-from nightmarket.campaigns.results import check_laws
+from nightmarket.campaigns.results import check_laws, dry_run_report
 
 OPTION = "AIRFLOW_CONN_SMS_ALIYUN"
 
@@ -112,6 +113,22 @@ def test_a_broadcast_waits_for_its_employee(stage: Any) -> None:
     assert ask("asker", 30) == {"asked": 6, "accepted": 6}
     assert arrived(stage) == 6
     check_laws(run_id)
+
+
+def test_a_second_broadcast_of_the_day_is_not_even_made(stage: Any) -> None:
+    """Also while nobody has confirmed the first one; the day after it is."""
+    deliver(broadcast(stage, 3), "w", 30)
+    folder = stage.config.folder / "config" / "campaigns"
+    text = (folder / "winback_gold.yaml").read_text(encoding="utf-8")
+    (folder / "winback_more.yaml").write_text(text.replace("winback_gold", "winback_more"), encoding="utf-8")
+    run_id = build_run("winback_more", AS_OF, "live", "tester")
+    approve(run_id, dry_run_report(run_id))
+    outbox.enqueue(run_id)
+    deliver(run_id, "w", 30)
+    rows = stage.db.execute(
+        "SELECT DISTINCT state, last_error FROM push.messages WHERE run_id = %s", (run_id,)
+    ).fetchall()
+    assert rows == [{"state": "suppressed", "last_error": "channel_limit"}]
 
 
 def test_a_broadcast_nobody_confirms_ends_with_its_run(stage: Any) -> None:

@@ -2,8 +2,8 @@
 -- Grain: one returned row per message that was looked at; only those with state 'sending' are to be sent.
 -- Params: run_id, channel, account, family, identity_kind, worker, now_at, lease_until, claim_size, group_key (NULL = single
 --   messages), is_repeat (an earlier identical call may have gone out: nothing is asked again, or the receivers would differ),
---   implied_consent, cap_messages, cap_since, campaign, campaign_cap, campaign_since, month_limit, month_start, window_hours,
---   window_limit (NULL = no such rule), opens, closes (the send window), house_zone.
+--   implied_consent, cap_messages, cap_since, campaign, campaign_cap, campaign_since, day_limit, day_start, month_limit, month_start,
+--   window_hours, window_limit (NULL = no such rule), opens, closes (the send window), house_zone.
 -- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages,
 --   push.attempts, push.campaign_runs, push.calls_before_restore
 -- Outside the send window on the receiver's clock a message goes back to wait for it. What its channel may not send any more goes on
@@ -62,7 +62,7 @@ judged AS (
                 THEN 'no_subscription'
             WHEN p.purpose = 'marketing' AND sent.marketing_count >= %(cap_messages)s::integer THEN 'capped'
             WHEN p.purpose = 'marketing' AND own.campaign_count >= %(campaign_cap)s::integer THEN 'campaign_capped'
-            WHEN sent.month_count >= %(month_limit)s::integer THEN 'channel_limit'
+            WHEN sent.day_count >= %(day_limit)s::integer OR sent.month_count >= %(month_limit)s::integer THEN 'channel_limit'
             WHEN %(window_hours)s::integer IS NOT NULL
                 AND NOT coalesce(wrote.wrote_at > %(now_at)s::timestamptz - make_interval(hours => %(window_hours)s::integer), FALSE)
                 THEN 'window_closed'
@@ -98,6 +98,8 @@ judged AS (
         SELECT
             count(*) FILTER (WHERE o.purpose = 'marketing'
                 AND (o.accepted_at >= %(cap_since)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS marketing_count,
+            count(*) FILTER (WHERE o.channel = %(channel)s::text
+                AND (o.accepted_at >= %(day_start)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS day_count,
             count(*) FILTER (WHERE o.channel = %(channel)s::text
                 AND (o.accepted_at >= %(month_start)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS month_count,
             count(*) FILTER (WHERE o.channel = %(channel)s::text

@@ -91,6 +91,7 @@ class Rule(StrictModel):
     opt_out_suffix: str | None = None  # marketing SMS end with it; the channel adds it, texts must not
     window_hours: int | None = Field(None, gt=0)  # only so long after the person wrote to us
     window_messages: int | None = Field(None, gt=0)  # and so many of them
+    day_messages: int | None = Field(None, gt=0)  # per receiver and day of the house's clock
     month_messages: int | None = Field(None, gt=0)  # per receiver and calendar month
     hours: dict[Purpose, SendWindow] = Field(default_factory=dict)  # send windows lie inside, on the receiver's clock
     price_share_at_least: Share | None = None  # what a coupon leaves of the price at least, outside big promotions

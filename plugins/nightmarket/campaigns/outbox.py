@@ -365,6 +365,8 @@ class Lane:
                 "opens": self._window.opens,
                 "closes": self._window.closes,
                 "house_zone": zone.key,
+                "day_limit": self.channel.rule_value("day_messages"),
+                "day_start": dates.day_start(now.astimezone(zone).date(), zone),
                 "month_limit": self.channel.rule_value("month_messages"),
                 "month_start": dates.day_start(now.astimezone(zone).date().replace(day=1), zone),
                 "window_hours": self.channel.rule_value("window_hours"),
