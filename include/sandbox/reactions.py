@@ -27,6 +27,7 @@ FAMILIES = {"jpush": "push", "wecom_broadcast": "wecom"}  # channels whose messa
 SCENES = ("ADD_SCENE_SEARCH", "ADD_SCENE_QR_CODE", "ADD_SCENE_PAID", "ADD_SCENE_PROFILE_CARD", "ADD_SCENE_OTHERS")
 QR_SCENES = ("store01", "store02", "poster_spring")  # parametric QR codes that hang somewhere
 SAID = ("在吗？", "请问什么时候发货", "有没有优惠", "可以开发票吗", "Hello, is anybody there?", "谢谢，收到了")
+SMS_OF_FORMS = 0.60  # of those who fill in a form: are asked about SMS too
 BOUND_LATER = 0.70  # of people who follow while the sandbox runs
 
 
@@ -166,7 +167,9 @@ def subscribe(world: World, openid: str, template_id: str, answer: str, at: int)
 
 def bind(world: World, person: Person, at: int) -> None:
     """The form on our page: phone, perhaps an e-mail address, and what the person allows."""
-    channels = [name for name, value in (("wechat", person.openid), ("email", person.email)) if value]
+    by_sms = world.chance("takes sms", person.person_id) < SMS_OF_FORMS
+    allowed = (("wechat", person.openid), ("email", person.email), ("sms", by_sms))
+    channels = [name for name, value in allowed if value]
     data = {
         "openid": person.openid,
         "phone": person.phone,
@@ -267,7 +270,15 @@ def links(text: str) -> tuple[str | None, str | None]:
 
 
 def receive(
-    world: World, person: Person, channel: str, address: str, text: str, at: float, *, key: str = "", is_notice: bool = False
+    world: World,
+    person: Person,
+    channel: str,
+    address: str,
+    text: str,
+    at: float,
+    *,
+    key: str = "",
+    is_notice: bool = False,
 ) -> None:
     """A message reaches a person: perhaps they click, leave, write a review, or buy sooner than they would have."""
     chance, settings, number, now = world.chance, world.settings, person.person_id, int(at)

@@ -107,7 +107,10 @@ def test_nobody_in_the_world_can_be_a_real_person(raw: RawClient) -> None:
     assert alone
     assert all(entry["email"] and entry["consents"][0]["channel"] == "email" for entry in alone)
     assert any(consent["granted"] is False for entry in data for consent in entry["consents"])
-    assert all(len(entry["consents"]) == bool(entry["openid"]) + bool(entry["email"]) for entry in data)
+    asked = [[consent["channel"] for consent in entry["consents"]] for entry in data]
+    wanted = [["wechat"] * bool(entry["openid"]) + ["email"] * bool(entry["email"]) for entry in data]
+    assert all([name for name in names if name != "sms"] == ours for names, ours in zip(asked, wanted, strict=True))
+    assert 0.4 < sum("sms" in names for names in asked) / len(asked) < 0.8
 
 
 def test_somebody_wrote_lately(raw: RawClient) -> None:
