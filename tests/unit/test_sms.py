@@ -18,6 +18,9 @@ from nightmarket.campaigns.rendering import (
 )
 from nightmarket.campaigns.sms_length import SmsFrame, billed_units, segments
 from nightmarket.channels import sms_aliyun, sms_tencent
+from nightmarket.channels.base import Answer, Outcome
+from nightmarket.channels.sms import mainland_number
+from nightmarket.settings import Credentials
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 FRAME = SmsFrame("sms_aliyun", "夜市", "拒收请回复R", 134)
@@ -287,3 +290,81 @@ def test_what_the_law_wants_of_the_block(changes: dict[str, Any], words: list[st
     found = list(_loosened("sms_aliyun", channel(**changes)))
     assert len(found) == len(words)
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- codes
+ALIYUN_CODES = {
+    "OK": "accepted",
+    **dict.fromkeys(("isv.MOBILE_NUMBER_ILLEGAL", "isv.DOMESTIC_NUMBER_NOT_SUPPORTED"), "refused for good"),
+    "isv.BUSINESS_LIMIT_CONTROL": "retry",
+    **dict.fromkeys(("isv.DAY_LIMIT_CONTROL", "isv.MONTH_LIMIT_CONTROL"), "pause"),
+    **dict.fromkeys(
+        (
+            "isv.SMS_TEMPLATE_ILLEGAL", "isv.SMS_SIGNATURE_ILLEGAL", "isv.SMS_SIGN_ILLEGAL", "isv.SIGN_STATE_ILLEGAL",
+            "isv.SMS_SIGNATURE_SCENE_ILLEGAL", "isv.TEMPLATE_MISSING_PARAMETERS", "isv.INVALID_PARAMETERS", "isv.INVALID_JSON_PARAM",
+            "isv.EXTEND_CODE_ERROR", "isv.MOBILE_COUNT_OVER_LIMIT", "isv.AMOUNT_NOT_ENOUGH", "isv.OUT_OF_SERVICE",
+            "isv.PRODUCT_UN_SUBSCRIPT", "isv.PRODUCT_UNSUBSCRIBE", "isv.ACCOUNT_NOT_EXISTS", "isv.ACCOUNT_ABNORMAL",
+            "isv.DENY_IP_RANGE", "isp.RAM_PERMISSION_DENY", "SignatureDoesNotMatch", "InvalidTimeStamp.Expired",
+            "InvalidAccessKeyId.NotFound",
+        ),
+        "pause",
+    ),
+    **dict.fromkeys(
+        ("isv.SMS_CONTENT_ILLEGAL", "isv.PARAM_LENGTH_LIMIT", "isv.PARAM_NOT_SUPPORT_URL", "isv.BLACK_KEY_CONTROL_LIMIT"), "refused"
+    ),
+    "isv.SOMETHING_NEW": "refused",
+    "Throttling.User": "retry",
+    **dict.fromkeys(("isp.SYSTEM_ERROR", "isp.SOMETHING_NEW", "SignatureNonceUsed", ""), "unknown"),
+}  # fmt: skip
+TENCENT_CODES = {
+    **dict.fromkeys(
+        ("FailedOperation.PhoneNumberInBlacklist", "InvalidParameterValue.IncorrectPhoneNumber"), "refused for good"
+    ),
+    **dict.fromkeys(
+        (
+            "LimitExceeded.PhoneNumberThirtySecondLimit", "LimitExceeded.PhoneNumberOneHourLimit", "LimitExceeded.PhoneNumberDailyLimit",
+            "LimitExceeded.DeliveryFrequencyLimit", "LimitExceeded.SomethingNew", "RequestLimitExceeded",
+        ),
+        "retry",
+    ),
+    **dict.fromkeys(
+        (
+            "FailedOperation.TemplateIncorrectOrUnapproved", "FailedOperation.SignatureIncorrectOrUnapproved",
+            "FailedOperation.InsufficientBalanceInSmsPackage", "FailedOperation.MarketingSendTimeConstraint", "AuthFailure.SignatureExpire",
+            "AuthFailure.SomethingNew", "UnauthorizedOperation.RequestIpNotInWhitelist", "InvalidParameter", "MissingParameter",
+        ),
+        "pause",
+    ),
+    "FailedOperation.ContainSensitiveWord": "refused",
+    "FailedOperation.SomethingNew": "refused",
+    **dict.fromkeys(("InternalError.Timeout", "InternalError", ""), "unknown"),
+}  # fmt: skip
+
+
+def kind_of(outcome: Outcome) -> str:
+    assert bool(outcome.retry_after) == (outcome.kind in ("retry", "pause")), "who waits is told for how long"
+    return f"{outcome.kind} for good" if outcome.suppress else outcome.kind
+
+
+@pytest.mark.parametrize("code", ALIYUN_CODES)
+def test_what_every_code_of_aliyun_means(code: str) -> None:
+    channel = sms_aliyun.SmsAliyun(Credentials("a", "", "id", "key"), connections=1, timeout_seconds=1)
+    status = 200 if code.startswith("is") or code in ("OK", "") else 400
+    outcome = channel._judge(Answer(status, {"Code": code, "Message": "13800000000 is wrong", "BizId": "1^0"}))
+    assert kind_of(outcome) == ALIYUN_CODES[code]
+    assert "13800000000" not in outcome.message
+
+
+@pytest.mark.parametrize("code", TENCENT_CODES)
+def test_what_every_code_of_tencent_means(code: str) -> None:
+    account = Credentials("t", "", "id", "key", extra={"sdk_app_id": "1"})
+    channel = sms_tencent.SmsTencent(account, connections=1, timeout_seconds=1)
+    assert kind_of(channel._judge(200, code, "said")) == TENCENT_CODES[code]
+
+
+def test_numbers_are_mainland_numbers_however_they_are_written() -> None:
+    written = ["13800000000", "+86 138 0000 0000", "138-0000-0000", "8613800000000", "１３８００００００００"]
+    assert {mainland_number(text) for text in written} == {"13800000000"}
+    assert {mainland_number(text) for text in ("+1 202 555 0100", "+852 9123 4567", "2380000000", "", "(none)")} == {
+        None
+    }
