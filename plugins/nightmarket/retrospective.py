@@ -274,8 +274,8 @@ def in_words(run_id: str, language: str = "en") -> str:
 
 
 def _effect_lines(facts: Mapping[str, Any]) -> list[tuple[str, float, float, float]]:
-    """(label, low, middle, high): this run, its variants, earlier runs; only who has enough data."""
-    lines = [("this run", facts["result"])] if facts["result"] else []
+    """(label, low, middle, high): this run by its date, its variants, earlier runs; only who has enough data."""
+    lines = [(str(facts["run"]["as_of"]), facts["result"])] if facts["result"] else []
     lines += [(row["variant"], row) for row in facts["variants"]] if len(facts["variants"]) > 1 else []
     lines += [(str(row["as_of"]), row) for row in facts["earlier"]]
     return [

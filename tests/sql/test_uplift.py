@@ -47,6 +47,41 @@ def test_conversion_interval_is_agresti_caffo(
     assert found["verdict"] == expected
 
 
+@many
+@given(treated=arms, held_out=arms)
+def test_swapping_the_arms_turns_the_effect_round(
+    warehouse: psycopg.Connection[Row], treated: tuple[int, int], held_out: tuple[int, int]
+) -> None:
+    def of(own: tuple[int, int], other: tuple[int, int]) -> Row:
+        return result(
+            warehouse,
+            treatment={"buyer_count": own[0], "member_count": own[1]},
+            holdout={"buyer_count": other[0], "member_count": other[1]},
+        )
+
+    there, back = of(treated, held_out), of(held_out, treated)
+    assert there["uplift_rate"] == -back["uplift_rate"]
+    assert float(there["uplift_low_rate"]) == pytest.approx(-float(back["uplift_high_rate"]), abs=1e-12)
+    opposite = {"positive": "negative", "negative": "positive"}
+    assert there["verdict"] == opposite.get(back["verdict"], back["verdict"])
+
+
+@many
+@given(rates=st.tuples(st.integers(1, 99), st.integers(1, 99)), times=st.integers(2, 50))
+def test_fewer_members_with_the_same_rates_know_less(
+    warehouse: psycopg.Connection[Row], rates: tuple[int, int], times: int
+) -> None:
+    def width(scale: int) -> Decimal:
+        found = result(
+            warehouse,
+            treatment={"buyer_count": rates[0] * scale, "member_count": 100 * scale},
+            holdout={"buyer_count": rates[1] * scale, "member_count": 100 * scale},
+        )
+        return Decimal(found["uplift_high_rate"] - found["uplift_low_rate"])
+
+    assert width(times) < width(1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_revenue_interval_is_welch(warehouse: psycopg.Connection[Row], seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -6,12 +6,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from psycopg.types.json import Jsonb
 from test_report import Page, one
 from typer.testing import CliRunner
 
 import night_world as world
 from nightmarket.cli import app
+from nightmarket.console.app import create_app
 from nightmarket.console.queries import reader
 from nightmarket.retrospective import collect, in_words, learn, report_path, write, write_due
 
@@ -265,6 +267,17 @@ def test_learnings_are_kept_said_and_refused_when_they_name_somebody(closed: Any
         learn("nobody", "something", "ulla")
     assert one(closed, "SELECT count(*) AS n FROM push.learnings")["n"] == 2
     assert one(closed, "SELECT count(*) AS n FROM push.audit_log WHERE action = 'learn'")["n"] == 2
+
+
+def test_the_console_shows_the_page_and_links_to_it(closed: Any) -> None:
+    client = TestClient(create_app(require_user=lambda: "ulla"))
+    assert client.get("/retrospective", params={"id": RUN}).status_code == 404
+    assert "retrospective?id=" not in client.get("/run", params={"id": RUN}).text
+    page = write(RUN).read_text(encoding="utf-8")
+    answer = client.get("/retrospective", params={"id": RUN})
+    assert answer.text == page
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert "retrospective?id=winback_gold%402026-03-12" in client.get("/run", params={"id": RUN}).text
 
 
 def test_the_commands_print_and_write(closed: Any) -> None:
