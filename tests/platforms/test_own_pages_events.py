@@ -288,6 +288,42 @@ def test_a_withdrawal_that_names_only_the_message_finds_the_person(db: psycopg.C
     assert open_rejects(db) == []
 
 
+@pytest.mark.parametrize(("purpose", "ended"), [("service", ["marketing", "service"]), ("marketing", ["marketing"])])
+def test_leaving_a_service_message_withdraws_both(db: psycopg.Connection[Row], purpose: str, ended: list[str]) -> None:
+    follow(db, "oA")
+    expose(db, member_of(db, "wechat_openid", "oA"), "k1")
+    arrive(db, event("unsubscribe", key="k1", channel="wechat_template", openid="oA", purpose=purpose))
+    rows = db.execute("SELECT purpose FROM core.consents WHERE NOT is_granted ORDER BY purpose").fetchall()
+    assert [row["purpose"] for row in rows] == ended
+
+
+def test_an_answer_to_a_survey_is_kept_once_without_numbers_in_it(db: psycopg.Connection[Row]) -> None:
+    said = event("survey", key="review/shop/1/thanks", score=2, comment="slow, call 10012345678")
+    arrive(db, said)
+    arrive(db, said)
+    row = db.execute("SELECT event_id, message_key, score, comment FROM core.survey_answers").fetchone()
+    assert row is not None
+    assert (row["event_id"], row["message_key"], row["score"]) == (said["event_id"], "review/shop/1/thanks", 2)
+    assert row["comment"].startswith("slow, call phone:")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"score": 4}, "data has no key"),
+        ({"key": "k", "score": 6}, "score is not one of 1 to 5"),
+        ({"key": "k"}, "score is not one of 1 to 5"),
+        ({"key": "k", "score": "good"}, "score is not one of 1 to 5"),
+    ],
+)
+def test_an_answer_that_is_none_waits_for_a_person(
+    db: psycopg.Connection[Row], data: dict[str, Any], sentence: str
+) -> None:
+    arrive(db, event("survey", **data))
+    assert any(sentence in reason for reason in open_rejects(db))
+    assert one(db, "SELECT count(*) FROM core.survey_answers") == 0
+
+
 def test_messages_menus_and_scans_are_interactions_once_each(db: psycopg.Connection[Row]) -> None:
     wrote = push(
         "oA", 1, MsgType="text", Content="在吗？我的电话10012345678，邮箱 a.b@mail.test", MsgId=24000000000000001

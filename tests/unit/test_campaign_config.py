@@ -112,10 +112,41 @@ def test_a_mistake_in_channels(config: ConfigFolder, name: str) -> None:
 def test_a_mistake_in_a_journey(config: ConfigFolder) -> None:
     replace(config, "journeys/followup_reviews.yaml", "ask: review_ask", "ask: review_beg")
     assert check_all()[0].endswith(
-        "followup_reviews.yaml:11: templates.ask: include/templates/wechat_template/review_beg/meta.yaml does not exist."
+        "followup_reviews.yaml:25: templates.ask: include/templates/wechat_template/review_beg/meta.yaml does not exist."
     )
     with pytest.raises(ConfigError):
         load_journey("followup_reviews")
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "expected"),
+    [
+        ("config/journeys/followup_reviews.yaml", "taobao: false", "taobo: false", "rewards.taobo: there is no platform 'taobo'"),
+        (
+            "config/journeys/followup_reviews.yaml", "attribution_days: 7", "landing_url: https://evil.test/\nattribution_days: 7",
+            "landing_url: 'evil.test' is not one of landing_hosts",
+        ),
+        ("config/channels.yaml", "home_url: https://shop", "home_url: https://evil", "home_url: 'evil.nightmarket.test' is not one of"),
+        ("config/channels.yaml", "home_url: https://shop", "home_url: http://shop", "home_url:"),
+        (
+            "templates/email/review_thanks/zh.txt.j2", "任何评价", "好评",
+            "templates.thanks: template email/review_thanks: the zh text says '好评'",
+        ),
+        (
+            "templates/wechat_template/review_thanks/en.fields.yaml", "ny review", "ll reviews",
+            "template wechat_template/review_thanks: the en text does not say 'any review'",
+        ),
+        (
+            "templates/email/review_ask/en.txt.j2", "Good or bad", "For a reward", "the en text says 'reward'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_reviews_and_links(config: ConfigFolder, file: str, before: str, after: str, expected: str) -> None:
+    path = config.folder / file
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+    assert any(expected in sentence for sentence in check_all())
 
 
 def test_an_unknown_campaign_lists_the_known_ones(files: None) -> None:

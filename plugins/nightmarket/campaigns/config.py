@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, where
+from nightmarket.sources import PLATFORMS
 from nightmarket.tiers import load_tiers
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")]
@@ -575,7 +576,7 @@ def check_all() -> list[str]:
         channels = load_channels()
     except ConfigError as error:
         return [str(error)]
-    problems: list[str] = []
+    problems = list(_landing_problems(where(channels_path(), "home_url"), channels.home_url, channels))
     campaigns: list[Campaign] = []
     for name in list_campaigns():
         try:
@@ -660,6 +661,11 @@ def journey_problems(journey: ReviewJourney, channels: ChannelsFile) -> Iterator
     from nightmarket.campaigns.policy import journey_findings
 
     path = journey_path(journey.journey)
+    yield from _landing_problems(where(path, "landing_url"), journey.landing_url, channels)
+    for platform in journey.rewards:
+        if platform not in PLATFORMS:
+            known = ", ".join(sorted(PLATFORMS))
+            yield f"{where(path, 'rewards', platform)}: there is no platform {platform!r}; there are {known}."
     unknown = [name for name in journey.channels if name not in channels.channels]
     for name in unknown:
         yield f"{where(path, 'channels', journey.channels.index(name))}: there is no channel {name!r} in channels.yaml."
@@ -704,15 +710,7 @@ def _rule_problems(campaign: Campaign, channels: ChannelsFile, path: Path) -> It
         if other.campaign not in list_campaigns():
             place = where(path, "exclusions", "campaigns", index, "campaign")
             yield f"{place}: there is no campaign {other.campaign!r}."
-    if campaign.landing_url is not None:
-        url = urlsplit(campaign.landing_url)
-        if url.scheme != "https" or url.username or url.port:
-            yield f"{where(path, 'landing_url')}: {campaign.landing_url!r} is not a plain https address."
-        elif url.hostname not in channels.landing_hosts:
-            yield (
-                f"{where(path, 'landing_url')}: {url.hostname!r} is not one of landing_hosts in channels.yaml"
-                f" ({', '.join(channels.landing_hosts) or 'there are none'})."
-            )
+    yield from _landing_problems(where(path, "landing_url"), campaign.landing_url, channels)
     if campaign.fallback.no_receipt_after_minutes is not None and not any(
         CHANNELS[name].reports_delivery for name in campaign.channels if name in CHANNELS
     ):
@@ -720,6 +718,18 @@ def _rule_problems(campaign: Campaign, channels: ChannelsFile, path: Path) -> It
         yield f"{place}: none of its channels tells of delivery, so no receipt would ever come."
     if campaign.promotion is not None and campaign.promotion not in {p.name for p in channels.big_promotions}:
         yield f"{where(path, 'promotion')}: there is no big promotion {campaign.promotion!r} in channels.yaml."
+
+
+def _landing_problems(place: str, address: str | None, channels: ChannelsFile) -> Iterator[str]:
+    """Where a link may lead: to our own pages and shops, so that nobody can make it lead elsewhere by a slip of the pen."""
+    if address is None:
+        return
+    url = urlsplit(address)
+    if url.scheme != "https" or url.username or url.port:
+        yield f"{place}: {address!r} is not a plain https address."
+    elif url.hostname not in channels.landing_hosts:
+        known = ", ".join(channels.landing_hosts) or "there are none"
+        yield f"{place}: {url.hostname!r} is not one of landing_hosts in channels.yaml ({known})."
 
 
 def _template_problems(

@@ -2,7 +2,8 @@
 -- the business date.
 -- Grain: one row per source and day of signing (Asia/Shanghai) with at least one signed order.
 -- Params: business_date (date).
--- Reads: core.orders, core.reviews, core.message_events, core.point_uses, mart.touched_days, mart.touched_facts, mart.review_kpis_daily, mart.marks
+-- Reads: core.orders, core.reviews, core.message_events, core.point_uses, mart.touched_days, mart.touched_facts,
+--   mart.review_kpis_daily, mart.marks
 -- Rerun: safe; rows that do not differ are not rewritten. A night computes the days that were touched, are new, or whose orders
 -- were asked about, reviewed or rewarded since; without a mark, all. All figures ripen; a run for an older date computes with what the
 -- newest night knew (docs/decisions/0064-kpi-days.md).
