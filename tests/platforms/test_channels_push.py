@@ -10,10 +10,13 @@ import psycopg
 import pytest
 import requests
 
-from nightmarket import dates
+from nightmarket import dates, landing, mapping, sources
 from nightmarket.campaigns import push_receipts
 from nightmarket.channels.base import Call, Content, Outcome
 from nightmarket.channels.jpush import CID_LIFE, JPush
+from nightmarket.dates import Window
+from nightmarket.platforms import own_pages
+from nightmarket.platforms.base import Slice
 from nightmarket.settings import ConfigError, Credentials, credentials
 from nightmarket.warehouse import Row
 
@@ -253,6 +256,33 @@ def test_a_report_that_does_not_come_is_asked_for_again(
     in_the_outbox(db, [("a/1", aliases[0], outcome.platform_message_id)])
     fault("http_500", method="v3/received/detail")
     assert push_receipts.collect(db) == 0
+
+
+def test_a_form_tells_the_alias_and_the_contact_and_what_they_allow(
+    db: psycopg.Connection[Row], set_clock: Any
+) -> None:
+    set_clock(NOON)
+    at = datetime.fromisoformat(NOON) - timedelta(hours=1)
+    said = [{"channel": name, "purpose": "marketing", "granted": True} for name in ("push", "wecom")]
+    form = {"openid": "oBOUND", "mall_id": "m000123", "wecom_external_id": "wmSIM1", "consents": said}
+    bad = {"openid": "oOTHER", "mall_id": "no alias 🎉", "wecom_external_id": "no id", "consents": said[:1]}
+    events = [
+        {"event_id": f"b{number}", "kind": "binding", "received_at": at.isoformat(), "data": data}
+        for number, data in enumerate((form, bad))
+    ]
+    loader = landing.Loader(db, sources.source("own_pages"), own_pages.STREAM, "test", False)
+    loader.read(Slice("received", Window(at, at + timedelta(days=1)), lambda: iter([events])), None)
+    mapping.map_source("own_pages", run_id="test")
+    rows = db.execute(
+        "SELECT i.kind, i.value, c.channel FROM core.identities AS i LEFT JOIN core.consents AS c USING (identity_id)"
+        " ORDER BY i.kind, i.value, c.channel"
+    ).fetchall()
+    assert [(row["kind"], row["value"], row["channel"]) for row in rows] == [
+        ("mall_id", "m000123", "push"),
+        ("wechat_openid", "oBOUND", None),
+        ("wechat_openid", "oOTHER", "push"),  # no alias on the form: it is about who filled it in
+        ("wecom_external_id", "wmSIM1", "wecom"),
+    ]
 
 
 def in_the_outbox(db: psycopg.Connection[Row], accepted: list[tuple[str, str, str]]) -> None:
