@@ -141,7 +141,9 @@ def test_a_mistake_in_a_journey(config: ConfigFolder) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_mistake_about_reviews_and_links(config: ConfigFolder, file: str, before: str, after: str, expected: str) -> None:
+def test_a_mistake_about_reviews_and_links(
+    config: ConfigFolder, file: str, before: str, after: str, expected: str
+) -> None:
     path = config.folder / file
     text = path.read_text(encoding="utf-8")
     assert before in text
