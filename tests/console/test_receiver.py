@@ -454,3 +454,22 @@ def test_a_push_is_answered_fast(console: Console, db: psycopg.Connection[Any]) 
         print(f"{name}: p50 {timing.quantile(0.5):.1f} ms, p99 {timing.quantile(0.99):.1f} ms")  # shown with -s
     assert len(pushes(db)) == 600
     assert max(alone.quantile(0.99), together.quantile(0.99)) < 500
+
+
+# ---------------------------------------------------------------------------------------------------------------- sms
+def test_a_vendor_of_sms_is_known_by_the_secret_in_its_address(
+    console: Console, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = {"login": "id", "password": "key", "extra": {"push_secret": "geheim/+&"}}
+    monkeypatch.setenv("AIRFLOW_CONN_SMS_ALIYUN", json.dumps(account))
+    body = json.dumps(
+        [{"phone_number": "10012345678", "success": True, "err_code": "DELIVERED", "biz_id": "1^0", "out_id": "k"}]
+    )
+    assert console.push("sms_aliyun", body, {"key": "guess"}).status_code == 403
+    assert console.push("sms_aliyun", body).status_code == 403
+    answer = console.push("sms_aliyun", body, {"key": "geheim/+&"})
+    assert (answer.status_code, answer.json()) == (200, {"code": 0, "msg": "ok"})
+    (row,) = pushes(db)
+    assert b"10012345678" not in bytes(row["body"])
+    (record,) = landed(db, "sms_aliyun")
+    assert record["body"]["out_id"] == "k"

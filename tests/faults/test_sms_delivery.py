@@ -123,5 +123,7 @@ def test_receipts_and_replies_come_back(stage: Any, run: str) -> None:
         "SELECT address, reason FROM push.suppressions WHERE reason = 'refused by reply'"
     ).fetchall()
     assert listed == [{"address": token, "reason": "refused by reply"}]
+    told = stage.db.execute("SELECT kind, detail FROM core.message_events WHERE kind = 'unsubscribed'").fetchall()
+    assert told == [{"kind": "unsubscribed", "detail": "reply"}]
     words = stage.db.execute("SELECT is_granted FROM core.consents_as_of(%s) WHERE channel = 'sms' AND NOT is_granted", (dates.now() + timedelta(seconds=1),))  # fmt: skip
     assert len(words.fetchall()) == 1
