@@ -108,7 +108,7 @@ RETURNS TABLE (member_id bigint, receiver text) LANGUAGE sql STABLE AS $$
             )
         END AS receiver
     ) AS k
-    WHERE a.run_id = wanted_run AND a.state = 'targeted'
+    WHERE wanted_stock IS NOT NULL AND a.run_id = wanted_run AND a.state = 'targeted'
       AND (receiver_kind IS NULL OR k.receiver IS NOT NULL)
       AND coalesce(h.coupon_count, 0) < member_limit
       AND CASE WHEN points_price = 0 THEN TRUE ELSE mart.points_balance(coalesce(p.absorbed_by, a.member_id)) >= points_price END
