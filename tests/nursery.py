@@ -34,6 +34,9 @@ def work(what: str, run_id: str, name: str) -> None:
     if what == "report on a full disk":
         write_night_report(Path(run_id), [date.fromisoformat("2026-03-14")])
         return
+    if what == "ask":
+        delivery.ask(name, 60)
+        return
     steps = {
         "reserve": coupons.reserve,
         "issue": coupons.issue,

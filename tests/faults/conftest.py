@@ -63,6 +63,13 @@ class Stage:
         """`count` members who are reached on one channel."""
         if channel == "email":
             members = [self.people.add(email=f"p{number}@mail.test") for number in range(count)]
+        elif channel.startswith("sms_"):
+            members = [self.people.add(phone=f"1000000{number:04d}") for number in range(count)]
+        elif channel in ("jpush", "wecom_broadcast"):
+            name, list_name = ("alias", "aliases") if channel == "jpush" else ("contact", "contacts")
+            known = self.sandbox.access[channel.partition("_")[0]][list_name]
+            assert len(known) >= count
+            members = [self.people.add(**{name: value}) for value in known[:count]]
         else:
             wrote = datetime.fromisoformat("2026-03-14T22:00:00+08:00") if channel == "wechat_service" else None
             openids = sandbox_openids(self.sandbox)
@@ -188,23 +195,25 @@ class Stage:
         """How often each message arrived: message key of its link (or openid and group), as the sandbox counted."""
         counts: dict[str, int] = {}
         for message in self.sandbox.control("GET", "/messages")["messages"]:
-            key = (
-                f"{message['key']} {message['receiver']}"
-                if message["channel"] == "wechat_mass"
-                else message["link_key"]
-            )
+            if message["channel"] == "wechat_mass":
+                key = f"{message['key']} {message['receiver']}"
+            elif message["channel"] == "wecom_broadcast":
+                key = f"wecom {message['receiver']}"
+            else:
+                key = message.get("link_key") or message["key"]  # an SMS has no link, but our key as its out-id
             counts[key] = counts.get(key, 0) + 1
         return counts
 
     def messages(self, run_id: str) -> dict[str, str]:
         """Key as in received_keys -> state."""
         rows = self.db.execute(
-            "SELECT message_key, group_key, address, state FROM push.messages WHERE run_id = %s", (run_id,)
+            "SELECT message_key, group_key, address, channel, state FROM push.messages WHERE run_id = %s", (run_id,)
         )
-        return {
-            f"{row['group_key']} {row['address']}" if row["group_key"] else row["message_key"]: row["state"]
-            for row in rows
-        }
+        found = {}
+        for row in rows:
+            group = "wecom" if row["channel"] == "wecom_broadcast" else row["group_key"]
+            found[f"{group} {row['address']}" if row["group_key"] else row["message_key"]] = row["state"]
+        return found
 
     def judge_unsent(self, run_id: str) -> dict[str, int]:
         """As judge, for faults that lose the message itself: what is unknown may not have arrived."""

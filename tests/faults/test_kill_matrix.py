@@ -22,7 +22,7 @@ COUPON = {"stock": "winback_30", "test_stock": "test_pool"}
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_killed_again_and_again_at_random(stage: Any, workers: Nursery, scenario: Scenario) -> None:
-    torture(stage, workers, replace(scenario, messages=72), kills=5)
+    torture(stage, workers, replace(scenario, messages=48), kills=4)
 
 
 def killed_in(stage: Any, workers: Nursery, step: str, run_id: str, table: str, event: str, condition: str) -> None:

@@ -14,7 +14,7 @@ from nightmarket.settings import get_settings
 from nursery import Nursery, is_alive
 
 COUNT = 12
-CHANNELS = ["wechat_service", "wechat_mass", "email"]
+CHANNELS = ["wechat_service", "wechat_mass", "email", "jpush", "sms_aliyun"]
 
 
 def refused(run_id: str) -> str:

@@ -73,7 +73,9 @@ def settle(by: str, reason: str) -> dict[str, int]:
     Returns counts: calls, unknown, repeated, remembered. Repeating it changes nothing.
     """
     from nightmarket.campaigns.audience import audit
-    from nightmarket.campaigns.outbox import REPEATABLE
+    from nightmarket.channels.registry import CHANNELS
+
+    repeatable = [name for name, channel in CHANNELS.items() if channel.is_repeatable and not channel.keeps_keys]
 
     with connect(application_name="nightmarket-outbox") as connection:
         known = number(connection)
@@ -87,7 +89,7 @@ def settle(by: str, reason: str) -> dict[str, int]:
             ("message_key", "channel", "called_at"),
             [(key, channel, at) for _, at, channel, key in lines],
         )
-        counts = run_sql(connection, "push/restored.sql", {"now_at": dates.now(), "repeatable": REPEATABLE})[0]
+        counts = run_sql(connection, "push/restored.sql", {"now_at": dates.now(), "repeatable": repeatable})[0]
         if lines:  # numbers that were given once are not given again
             connection.execute(
                 "SELECT nextval('push.attempts_attempt_id_seq') FROM generate_series(1, %s)",

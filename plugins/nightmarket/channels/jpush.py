@@ -80,6 +80,7 @@ class JPush(Channel):
     name: ClassVar[str] = "jpush"
     family: ClassVar[Family] = "push"
     is_repeatable: ClassVar[bool] = True
+    keeps_keys: ClassVar[bool] = True
     reports_delivery: ClassVar[bool] = True
 
     def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
