@@ -92,7 +92,9 @@ class Channel(ABC):
     family: ClassVar[Family]  # whose consent and suppressions count
     is_group: ClassVar[bool] = False  # one call, many receivers, same content
     is_repeatable: ClassVar[bool] = False  # the platform recognises a repeated call by its key
-    keeps_keys: ClassVar[bool] = False  # those keys are the platform's and stand in our database: a restored one has lost them
+    keeps_keys: ClassVar[bool] = (
+        False  # those keys are the platform's and stand in our database: a restored one has lost them
+    )
     is_personal: ClassVar[bool] = True  # content may differ per receiver
     can_ask: ClassVar[bool] = False  # the platform can be asked what became of one message
     reports_delivery: ClassVar[bool] = False  # a receipt says per message whether it arrived
