@@ -1,4 +1,4 @@
-"""What reading dags/ costs, against a bare `import airflow.sdk`, with 1 and with 200 campaigns.
+"""What reading dags/ costs, against a bare `import airflow.sdk`, with 1 and with 200 campaigns, some or all with a schedule.
 
     python benchmarks/dag_import.py [--rounds 9]
 
@@ -24,6 +24,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [str(path) for path in sorted((ROOT / "dags").glob("*.py"))]
+BY_HAND, BY_ITSELF = "winback_gold", "tier_up_gift"  # campaigns of ours without and with a schedule
 BARE = "import airflow.sdk"
 ALL = f"import airflow.sdk, runpy\nfor path in {FILES!r}: runpy.run_path(path)"
 ONE = f"""
@@ -41,16 +42,16 @@ print(json.dumps(seconds))
 """
 
 
-def config_with(campaigns: int, folder: Path) -> Path:
-    """A copy of include/config whose campaigns folder holds so many campaigns."""
+def config_with(campaigns: int, scheduled: int, folder: Path) -> Path:
+    """A copy of include/config whose campaigns folder holds so many campaigns, of them so many with a schedule."""
     shutil.copytree(ROOT / "include" / "config", folder)
-    model = sorted((folder / "campaigns").glob("*.yaml"))[0]
-    text = model.read_text(encoding="utf-8")
+    texts = {name: (folder / "campaigns" / f"{name}.yaml").read_text(encoding="utf-8") for name in (BY_HAND, BY_ITSELF)}
     for path in (folder / "campaigns").glob("*.yaml"):
         path.unlink()
     for number in range(campaigns):
-        name = f"{model.stem}_{number:03d}"
-        (folder / "campaigns" / f"{name}.yaml").write_text(text.replace(model.stem, name), encoding="utf-8")
+        model = BY_ITSELF if number < scheduled else BY_HAND
+        name = f"{model}_{number:03d}"
+        (folder / "campaigns" / f"{name}.yaml").write_text(texts[model].replace(model, name), encoding="utf-8")
     return folder
 
 
@@ -72,12 +73,14 @@ def main() -> None:
         folder = Path(temporary)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"}
         clean |= {"AIRFLOW_HOME": str(folder / "airflow"), "PYTHONPATH": str(ROOT / "plugins")}
-        one = clean | {"NIGHTMARKET_CONFIG_DIR": str(config_with(1, folder / "one"))}
-        many = clean | {"NIGHTMARKET_CONFIG_DIR": str(config_with(200, folder / "many"))}
+        one = clean | {"NIGHTMARKET_CONFIG_DIR": str(config_with(1, 0, folder / "one"))}
+        many = clean | {"NIGHTMARKET_CONFIG_DIR": str(config_with(200, 20, folder / "many"))}
+        every = clean | {"NIGHTMARKET_CONFIG_DIR": str(config_with(200, 200, folder / "every"))}
         variants = {
             "bare `import airflow.sdk`": (BARE, clean),
             "dags/ with 1 campaign": (ALL, one),
-            "dags/ with 200 campaigns": (ALL, many),
+            "dags/ with 200 campaigns, 20 scheduled": (ALL, many),
+            "dags/ with 200 campaigns, all scheduled": (ALL, every),
         }
         for code, environment in variants.values():  # warm the disk cache, write the bytecode
             run(code, environment)

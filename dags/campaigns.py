@@ -9,7 +9,7 @@ recipients.
 when they did. *... is already live*: somebody started it by hand for the same day; leave it. To stop it for good, remove
 `schedule` from its file; to stop what it sends now, operate_run.
 
-Runbook: docs/runbook.md#scheduled-campaigns
+Runbook: docs/runbook.md#campaigns
 """
 
 from typing import Any

@@ -9,6 +9,7 @@ import pytest
 
 from campaign_world import AS_OF, MORNING, ConfigFolder, People, audience, green_night, write_config
 from nightmarket.campaigns.audience import build_run
+from nightmarket.campaigns.results import dry_run_report
 from nightmarket.warehouse import Row
 
 MIDNIGHT = datetime.fromisoformat("2026-03-15T00:00:00+08:00")
@@ -214,3 +215,15 @@ def test_tier_changes_of_the_date(db: psycopg.Connection[Row], people: People, c
         data["frequency"]["messages"] = 9
     run_id = build_run("tier_up_gift", AS_OF, "dry_run", "tester")
     assert set(audience(db, run_id)) == {rose}
+    assert dry_run_report(run_id)["sizes"]["segment"] == 1
+
+
+def test_below_the_price_floor_no_other_day_than_the_promotions_will_do(
+    db: psycopg.Connection[Row], people: People, config: ConfigFolder
+) -> None:
+    three(people)
+    # started by hand, eight months too early; with a finding of this kind a live run fails
+    dry = dry_run_report(build_run("double_eleven", AS_OF, "dry_run", "tester"))
+    (found,) = [finding for finding in dry["findings"] if "house.discount_floor" in finding["en"]]
+    assert found["severity"] == "fail"
+    assert "2026-03-15 is not within double_eleven (2026-11-01 to 2026-11-11)" in found["zh"]

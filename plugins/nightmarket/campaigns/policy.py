@@ -164,15 +164,14 @@ def _date_findings(campaign: Campaign, promotion: Promotion, rule: Rule, path: P
 
 def run_day_findings(campaign: Campaign, channels: ChannelsFile, day: date) -> list[str]:
     """As the discount floor says for a run that would send on `day`, also one that was started by hand."""
-    if campaign.promotion is None or not list(
-        _price_findings(campaign.model_copy(update={"promotion": None}), channels)
-    ):
+    promotion = next((p for p in channels.big_promotions if p.name == campaign.promotion), None)
+    if promotion is None or promotion.first <= day <= promotion.last:
         return []
-    promotion = next(p for p in channels.big_promotions if p.name == campaign.promotion)
-    if promotion.first <= day <= promotion.last:
-        return []
+    below = _price_findings(campaign.model_copy(update={"promotion": None}), channels)
     return [
-        f"{campaign.campaign} goes below the price floor and {day} is not within {promotion.name} ({promotion.first} to {promotion.last})"
+        f"{day} is not within {promotion.name} ({promotion.first} to {promotion.last}), and the coupon goes below the price floor"
+        f" (rule {finding.rule})."
+        for finding in below
     ]
 
 

@@ -13,10 +13,11 @@ from psycopg.types.json import Jsonb
 from nightmarket import dates
 from nightmarket.campaigns import bounces, coupons, push_receipts
 from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
-from nightmarket.campaigns.config import Channel, SendWindow
+from nightmarket.campaigns.config import Campaign, Channel, SendWindow, load_channels
 from nightmarket.campaigns.experiment import SUSPICIOUS
 from nightmarket.campaigns.forecast import experiment_part
 from nightmarket.campaigns.outbox import REPEATABLE, SECOND_STEP, STEP
+from nightmarket.campaigns.policy import run_day_findings
 from nightmarket.campaigns.preview import clear_name
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, member_values, signed_link
 from nightmarket.campaigns.sms_length import SmsFrame, segments
@@ -122,6 +123,7 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         )
     if targeted == 0:
         findings.append(_finding("warn", "没有人会收到消息。", "nobody would get a message."))
+    findings += _floor_findings(run)
     experiment = experiment_part(connection, run, rows)
     ratio = experiment["sample_ratio_p_value"]
     if run["mode"] != "test" and ratio is not None and ratio < SUSPICIOUS:
@@ -179,6 +181,17 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
     for position, language in enumerate(("zh", "en")):
         report[f"markdown_{language}"] = _markdown(report, language, MODES[run["mode"]][position])
     return report
+
+
+def _floor_findings(run: Row) -> list[dict[str, str]]:
+    """A price below the floor on a day outside its big promotion: also a run that was started by hand is refused."""
+    campaign = Campaign.model_validate(run["config"]["campaign"])
+    plan = Plan.of(run["as_of"], campaign.send_window, campaign.expires_after_hours)
+    day = plan.planned_at.astimezone(get_settings().zone).date()
+    return [
+        _finding("fail", f"价格低于下限：{problem}", problem)
+        for problem in run_day_findings(campaign, load_channels(), day)
+    ]
 
 
 def _fallback_amount(connection: psycopg.Connection[Row], run: Row) -> Decimal:
