@@ -1,5 +1,6 @@
 """The intervals of mart.campaign_results against statsmodels."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -19,7 +20,7 @@ many = settings(
 arms = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-def result(connection: psycopg.Connection[Row], **arm_rows: dict[str, object]) -> Row:
+def result(connection: psycopg.Connection[Row], **arm_rows: Mapping[str, object]) -> Row:
     with connection.transaction(force_rollback=True):
         for arm, row in arm_rows.items():
             insert(connection, "mart.campaign_funnels", [{"arm": arm, **row}])
