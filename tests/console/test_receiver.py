@@ -465,9 +465,9 @@ def test_a_vendor_of_sms_is_known_by_the_secret_in_its_address(
     body = json.dumps(
         [{"phone_number": "10012345678", "success": True, "err_code": "DELIVERED", "biz_id": "1^0", "out_id": "k"}]
     )
-    assert console.push("sms_aliyun", body, {"key": "guess"}).status_code == 403
+    assert console.push("sms_aliyun", body, {"secret": "guess"}).status_code == 403
     assert console.push("sms_aliyun", body).status_code == 403
-    answer = console.push("sms_aliyun", body, {"key": "geheim/+&"})
+    answer = console.push("sms_aliyun", body, {"secret": "geheim/+&"})
     assert (answer.status_code, answer.json()) == (200, {"code": 0, "msg": "ok"})
     (row,) = pushes(db)
     assert b"10012345678" not in bytes(row["body"])

@@ -48,7 +48,7 @@ def found(stage: Any) -> Counter[str]:
 def push_to_us(stage: Any, what: str) -> None:
     """Everything the vendor has to tell goes through our receiver."""
     receiver = Receiver()
-    query = {"key": credentials("sms_aliyun").extra["push_secret"]}
+    query = {"secret": credentials("sms_aliyun").extra["push_secret"]}
     for push in stage.sandbox.control("GET", "/sms")["sms_aliyun"]["pushed"]:
         if push["what"] == what:
             request = PushRequest("POST", "/webhooks/sms_aliyun", query, {}, json.dumps(push["body"]).encode())

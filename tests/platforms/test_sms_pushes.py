@@ -36,7 +36,7 @@ def push(vendor: str, body: Any, key: str = SECRET, method: str = "POST") -> Pus
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     receiver = Receiver()
     try:
-        return receiver.take(vendor, PushRequest(method, f"/webhooks/{vendor}", {"key": key}, {}, data))
+        return receiver.take(vendor, PushRequest(method, f"/webhooks/{vendor}", {"secret": key}, {}, data))
     finally:
         receiver.close()
 

@@ -207,7 +207,7 @@ class Stack:
     def _tell_vendors(self) -> None:
         """What one writes into the console of a vendor of SMS: where our receiver is."""
         for vendor in ("sms_aliyun", "sms_tencent"):
-            address = f"{self.base_url}/nightmarket/webhooks/{vendor}?key={self.access[vendor]['push_secret']}"
+            address = f"{self.base_url}/nightmarket/webhooks/{vendor}?secret={self.access[vendor]['push_secret']}"
             self.control("/sms", {"vendor": vendor, "reports": address, "replies": address})
 
     # ------------------------------------------------------------------------------------------------------ the parts

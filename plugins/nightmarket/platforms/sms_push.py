@@ -1,6 +1,7 @@
 """What SMS vendors push to us: receipts and replies, in arrays, unsigned. A secret in the address stands in for a signature.
 
-Both vendors let their customer write any address into their console, so `?key=<push_secret>` is sent back with every push.
+Both vendors let their customer write any address into their console, so `?secret=<push_secret>` comes back with every push. Under
+that name Airflow masks it in its access log.
 """
 
 import hmac
@@ -36,7 +37,7 @@ def take(credentials: Credentials, request: PushRequest, answer: bytes) -> PushA
     secret = str(credentials.extra.get("push_secret") or "")
     if not secret:
         raise ConfigError(f"connection {credentials.conn_id!r}: push_secret is missing in extra.")
-    given = request.query.get("key", "").encode("utf-8", "replace")
+    given = request.query.get("secret", "").encode("utf-8", "replace")
     if request.method != "POST" or not hmac.compare_digest(given, secret.encode()):
         return REFUSED
     try:
