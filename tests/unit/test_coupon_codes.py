@@ -94,7 +94,7 @@ GOOD = {
         ),
         (
             {"issuer": "wechat_pay", "valid_to": None, "platform_stock_id": "abc"},
-            "a stock of WeChat Pay is up to 20 digits",
+            "wechat_pay numbers its stocks with up to 20 digits",
         ),
         ({"valid_from": "2029-01-01"}, "valid_to is 2028-12-31, before valid_from, 2029-01-01"),
         ({"face_amount": 0}, "greater than 0"),

@@ -133,9 +133,9 @@ ISSUER_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "points": (("valid_to", "points_price"), ("valid_from", "valid_days")),
     "taobao_benefit": (
         ("account", "platform_stock_id", "detail_id", "benefit_type", "valid_to"),
-        ("valid_from", "receiver", "stop_codes"),
+        ("valid_from", "receiver", "stop_codes", "calls_per_second"),
     ),
-    "youzan": (("account", "platform_stock_id", "valid_to"), ("valid_from", "send_api", "detail_api", "stop_codes")),
+    "youzan": (("account", "platform_stock_id", "valid_to"), ("valid_from", "send_api", "detail_api", "stop_codes", "calls_per_second")),
 }
 RECEIVER_KINDS = {"wechat_pay": "wechat_openid", "youzan": "youzan_open_id"}
 ApiVersion = Annotated[str, Field(pattern=r"^[a-z.]+/\d+\.\d+\.\d+$")]
@@ -163,6 +163,7 @@ class Stock(StrictModel):
     receiver: Literal["open_uid", "ouid"] = "open_uid"  # how Taobao is told who gets it
     send_api: ApiVersion = "youzan.ump.voucheractivity.send/3.0.1"
     detail_api: ApiVersion = "youzan.ump.voucher.query.detail/3.0.1"
+    calls_per_second: Annotated[Decimal, Field(gt=0)] | None = None  # shared with everybody who uses the account
     stop_codes: tuple[str, ...] = ()  # refusals of the platform that are not about one person: they stop the run
 
     @model_validator(mode="after")
@@ -182,8 +183,9 @@ class Stock(StrictModel):
     @field_validator("platform_stock_id")
     @classmethod
     def _as_its_platform_writes_it(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value and info.data.get("issuer") == "wechat_pay" and not re.fullmatch(r"[0-9]{1,20}", value):
-            raise ValueError("a stock of WeChat Pay is up to 20 digits")
+        issuer = info.data.get("issuer")
+        if value and issuer in ("wechat_pay", "youzan") and not re.fullmatch(r"[0-9]{1,20}", value):
+            raise ValueError(f"{issuer} numbers its stocks with up to 20 digits")
         return value
 
     @property

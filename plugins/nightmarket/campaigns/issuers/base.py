@@ -1,5 +1,6 @@
 """What a platform that issues coupons can do, and the four things that can come of asking it."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,8 +8,12 @@ from decimal import Decimal
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
+from nightmarket.accounts import Account
 from nightmarket.campaigns.config import Stock
+from nightmarket.platforms.base import Transport
 from nightmarket.settings import Credentials
+
+MAX_REQUESTS = 10_000_000  # of one run; a campaign is bounded by its budget
 
 
 class IssuerError(Exception):
@@ -85,3 +90,23 @@ class Issuer(ABC):
     @abstractmethod
     async def seen(self, receiver: str, coupon_id: str) -> Seen:
         """What became of an issued coupon; only asked when `tells_use`. Raises IssuerError."""
+
+
+class ShopIssuer(Issuer):
+    """An issuer that is a shop we read as well: token, pace and bans are shared with everybody who uses the account."""
+
+    platform: ClassVar[str]
+
+    def __init__(self, credentials: Credentials, stock: Stock, *, connections: int) -> None:
+        super().__init__(credentials, stock, connections=connections)
+        pace = float(stock.calls_per_second) if stock.calls_per_second else None
+        self._account = Account(self.platform, credentials, calls_per_second=pace)
+        self._transport = Transport(
+            self.platform, max_requests=MAX_REQUESTS, max_seconds=86_400, tokens=self._account, pace=self._account
+        )
+        self._open = asyncio.Semaphore(connections)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._account.__exit__(None, None, None)

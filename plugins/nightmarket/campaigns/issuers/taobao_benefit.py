@@ -9,7 +9,16 @@ from typing import ClassVar
 import orjson
 
 from nightmarket.campaigns.config import Stock
-from nightmarket.campaigns.issuers.base import Busy, InDoubt, Issuer, IssuerError, Refused, Seen, StockFacts, Stopped
+from nightmarket.campaigns.issuers.base import (
+    Busy,
+    InDoubt,
+    IssuerError,
+    Refused,
+    Seen,
+    ShopIssuer,
+    StockFacts,
+    Stopped,
+)
 from nightmarket.platforms import taobao
 from nightmarket.platforms.base import (
     AuthError,
@@ -19,7 +28,6 @@ from nightmarket.platforms.base import (
     PlatformError,
     RateLimited,
     Record,
-    Transport,
 )
 from nightmarket.settings import Credentials
 
@@ -27,16 +35,14 @@ SEND, DETAIL = "taobao.promotion.benefit.activity.send", "taobao.promotion.benef
 RECEIVERS = {"open_uid": "receiver_id", "ouid": "ouid"}  # the parameter that names the person
 
 
-class TaobaoBenefit(Issuer):
+class TaobaoBenefit(ShopIssuer):
+    platform: ClassVar[str] = taobao.NAME
     is_repeatable: ClassVar[bool] = True
     tells_use: ClassVar[bool] = False
 
     def __init__(self, credentials: Credentials, stock: Stock, *, connections: int) -> None:
         super().__init__(credentials, stock, connections=connections)
-        self._client = taobao.connect(
-            credentials, Transport("taobao", max_requests=10_000_000), options=taobao.Options()
-        )
-        self._open = asyncio.Semaphore(connections)
+        self._client = taobao.connect(credentials, self._transport, options=taobao.Options())
 
     async def stock(self) -> StockFacts:
         query = orjson.dumps({"relation_id": self.wanted.platform_stock_id, "status": "VALID"}).decode()

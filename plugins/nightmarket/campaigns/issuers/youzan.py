@@ -7,7 +7,16 @@ import asyncio
 from typing import ClassVar
 
 from nightmarket.campaigns.config import Stock
-from nightmarket.campaigns.issuers.base import Busy, InDoubt, Issuer, IssuerError, Refused, Seen, StockFacts, Stopped
+from nightmarket.campaigns.issuers.base import (
+    Busy,
+    InDoubt,
+    IssuerError,
+    Refused,
+    Seen,
+    ShopIssuer,
+    StockFacts,
+    Stopped,
+)
 from nightmarket.platforms import youzan
 from nightmarket.platforms.base import (
     AuthError,
@@ -17,7 +26,6 @@ from nightmarket.platforms.base import (
     PlatformError,
     RateLimited,
     Record,
-    Transport,
 )
 from nightmarket.platforms.china import to_time
 from nightmarket.settings import Credentials
@@ -25,16 +33,14 @@ from nightmarket.settings import Credentials
 WRONG_CALL = (4001, 4004, 4005)  # of the gateway: path, body, API
 
 
-class YouzanVoucher(Issuer):
+class YouzanVoucher(ShopIssuer):
+    platform: ClassVar[str] = youzan.NAME
     is_repeatable: ClassVar[bool] = False
     tells_use: ClassVar[bool] = True
 
     def __init__(self, credentials: Credentials, stock: Stock, *, connections: int) -> None:
         super().__init__(credentials, stock, connections=connections)
-        self._client = youzan.connect(
-            credentials, Transport("youzan", max_requests=10_000_000), options=youzan.Options()
-        )
-        self._open = asyncio.Semaphore(connections)
+        self._client = youzan.connect(credentials, self._transport, options=youzan.Options())
 
     async def stock(self) -> StockFacts:
         """No method that tells a single activity is confirmed: only that the shop lets us in is seen here."""
@@ -54,7 +60,8 @@ class YouzanVoucher(Issuer):
         except LimitReached as error:
             raise Busy(str(error)) from None
         except (PlatformDown, BadPayload) as error:
-            raise InDoubt(str(error)) from None
+            was_sent = error.method != youzan.TOKEN_CALL
+            raise (InDoubt if was_sent else Busy)(str(error)) from None
         except AuthError as error:
             raise Stopped(str(error)) from None
         except PlatformError as error:
@@ -67,6 +74,8 @@ class YouzanVoucher(Issuer):
         return coupon_id
 
     async def seen(self, receiver: str, coupon_id: str) -> Seen:
+        if not coupon_id.isdecimal():  # typed in by a person who decided
+            raise IssuerError(f"Youzan's coupon ids are digits, not {coupon_id!r}")
         body = {"coupon_id": int(coupon_id), "coupon_type": 0}
         try:
             async with self._open:
