@@ -22,14 +22,19 @@ PEOPLE = 12
 
 
 @pytest.fixture
-def run(stage: Any) -> str:
-    """A run of 12 messages over Aliyun, in the outbox."""
+def campaign(stage: Any) -> None:
+    """A campaign over Aliyun for 12 members, one of them with a name that is as long as names get."""
     stage.sandbox.control("POST", "/settings", {"sms_failed": 0.0, "unsubscribe": 0.0})
     with stage.config.editing("channels.yaml") as data:
         data["channels"]["sms_aliyun"].update(timeout_seconds=1, rate_per_second=200)
     stage.config.campaign(channels=["sms_aliyun"], coupon=None, holdout_share=0)
     for number, person in enumerate(stage.sandbox.control("GET", "/people")["people"][:PEOPLE]):
-        stage.people.add(phone=person["phone"], name="王小明" if number else "欧阳娜娜娜娜娜娜娜娜娜娜娜娜娜娜娜娜娜娜")
+        stage.people.add(phone=person["phone"], name="王小明" if number else "欧阳" + "娜" * 22)
+
+
+@pytest.fixture
+def run(campaign: None) -> str:
+    """A run of it, in the outbox."""
     run_id = build_run("winback_gold", AS_OF, "live", "tester")
     approve(run_id, dry_run_report(run_id))
     outbox.enqueue(run_id)
@@ -68,6 +73,20 @@ def test_the_report_counts_billed_parts(stage: Any, run: str) -> None:
     assert channel == {"channel": "sms_aliyun", "messages": PEOPLE, "cost_amount": "0.540"}  # 12 of one part
     assert {sample["parts"] for sample in row["report"]["samples"]} == {1}
     assert all(sample["text"].startswith("【夜市】") for sample in row["report"]["samples"])
+
+
+def test_the_report_says_when_a_message_is_billed_as_several(stage: Any, campaign: None) -> None:
+    path = stage.config.folder / "templates" / "sms" / "winback_gift" / "zh.txt.j2"
+    path.write_text("尊敬的会员${name}，" + "店里上新了，" * 10, encoding="utf-8")
+    run_id = build_run("winback_gold", AS_OF, "dry_run", "tester")
+    report = dry_run_report(run_id)
+    gift = [sample for sample in report["samples"] if sample["variant"] == "gift"]
+    assert {sample["parts"] for sample in gift} == {2}
+    assert "每条最多按 2 条计费" in report["markdown_zh"]
+    assert "billed as up to 2 each" in report["markdown_en"]
+    parts = sum(sample["members"] * sample["parts"] for sample in report["samples"])
+    assert parts > PEOPLE
+    assert report["channels"][0]["cost_amount"] == f"{parts * 0.045:.3f}"
 
 
 def test_lost_answers_are_cleared_up_by_asking_and_nobody_gets_two(stage: Any, run: str) -> None:
