@@ -1,7 +1,7 @@
 """The intervals of mart.campaign_results against statsmodels."""
 
-from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -20,7 +20,7 @@ many = settings(
 arms = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-def result(connection: psycopg.Connection[Row], **arm_rows: Mapping[str, object]) -> Row:
+def result(connection: psycopg.Connection[Row], **arm_rows: dict[str, Any]) -> Row:
     with connection.transaction(force_rollback=True):
         for arm, row in arm_rows.items():
             insert(connection, "mart.campaign_funnels", [{"arm": arm, **row}])
