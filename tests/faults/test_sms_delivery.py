@@ -50,6 +50,14 @@ def found(stage: Any) -> Counter[str]:
     return Counter(row["state"] for row in stage.db.execute("SELECT state FROM push.messages").fetchall())
 
 
+def sure(stage: Any) -> str:
+    """The connection of somebody who knows that after half an hour the vendor lists everything it has taken."""
+    account = stage.sandbox.access["sms_aliyun"]
+    extra = {"push_secret": account["push_secret"], "absent_is_unsent_after_seconds": 1800}
+    keys = {"login": account["access_key_id"], "password": account["access_key_secret"]}
+    return json.dumps({"host": account["base_url"], **keys, "extra": extra})
+
+
 def push_to_us(stage: Any, what: str) -> None:
     """Everything the vendor has to tell goes through our receiver."""
     receiver = Receiver()
@@ -111,16 +119,39 @@ def test_what_was_never_taken_stays_listed_until_the_house_says_when_absence_is_
     stage.later(hours=1)
     ask("test", 30)
     assert found(stage) == {"accepted": PEOPLE - 2, "unknown": 2}
-    account = stage.sandbox.access["sms_aliyun"]
-    sure = {"host": account["base_url"], "login": account["access_key_id"], "password": account["access_key_secret"],
-            "extra": {"push_secret": account["push_secret"], "absent_is_unsent_after_seconds": 1800}}  # fmt: skip
-    monkeypatch.setenv("AIRFLOW_CONN_SMS_ALIYUN", json.dumps(sure))
+    monkeypatch.setenv("AIRFLOW_CONN_SMS_ALIYUN", sure(stage))
     stage.later(hours=2)
     ask("test", 30)
     deliver(run, "again", 60)
     assert found(stage) == {"accepted": PEOPLE}
     assert sorted(arrived(stage).values()) == [1] * PEOPLE
     check_laws(run)
+
+
+def test_a_killed_worker_leaves_nothing_twice_and_nothing_lost(
+    stage: Any, campaign: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage.config.editing("channels.yaml") as data:
+        data["channels"]["sms_aliyun"]["rate_per_second"] = 8
+    run_id = build_run("winback_gold", AS_OF, "live", "tester")
+    approve(run_id, dry_run_report(run_id))
+    outbox.enqueue(run_id)
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(lambda: len(arrived(stage)) >= 3)
+    stage.kill(worker)
+    stage.later(minutes=10)  # its leases are over
+    deliver(run_id, "second", 60)
+    doubted = found(stage)
+    assert set(doubted) <= {"accepted", "unknown"}
+    assert doubted["unknown"] >= 1
+    assert set(arrived(stage).values()) == {1}
+    monkeypatch.setenv("AIRFLOW_CONN_SMS_ALIYUN", sure(stage))
+    stage.later(hours=2)
+    ask("test", 30)  # what the vendor lists went out; what it does not list after so long did not
+    deliver(run_id, "third", 60)
+    assert found(stage) == {"accepted": PEOPLE}
+    assert sorted(arrived(stage).values()) == [1] * PEOPLE
+    check_laws(run_id)
 
 
 def test_receipts_and_replies_come_back(stage: Any, run: str) -> None:
