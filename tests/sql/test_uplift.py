@@ -22,8 +22,8 @@ arms = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.ju
 
 def result(connection: psycopg.Connection[Row], **arm_rows: dict[str, Any]) -> Row:
     with connection.transaction(force_rollback=True):
-        for arm, row in arm_rows.items():
-            insert(connection, "mart.campaign_funnels", [{"arm": arm, **row}])
+        for arm, given_row in arm_rows.items():
+            insert(connection, "mart.campaign_funnels", [{"arm": arm, **given_row}])
         run_sql(connection, "mart/campaign_results/load.sql", DEFAULTS["parameters"] | {"business_date": "2026-03-14"})
         row = connection.execute("SELECT * FROM mart.campaign_results").fetchone()
         assert row is not None
