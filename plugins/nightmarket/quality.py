@@ -299,7 +299,7 @@ class GateReport:
 def load_tables(gate: str) -> list[TableDoc]:
     """The table.yaml files a gate reads, sorted by table. Raises ConfigError with file, line and field."""
     folder = get_settings().sql_dir
-    places = {"core": "core/tables/*.yaml", "mart": "mart/*/table.yaml"}  # what is in push is judged by SQL checks alone
+    places = {"core": "core/tables/*.yaml", "mart": "mart/*/table.yaml"}  # of push there are SQL checks only
     paths = folder.glob(places[gate]) if gate in places else ()
     tables = []
     for path in sorted(paths):

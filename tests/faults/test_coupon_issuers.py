@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from campaign_world import AS_OF, MORNING, approve
+from nightmarket import dates, landing, mapping, sources
 from nightmarket.campaigns import codes, coupons, outbox
 from nightmarket.campaigns.audience import RunRefused, build_run
 from nightmarket.campaigns.codes import CodeRefused
@@ -21,8 +23,9 @@ from nightmarket.campaigns.coupons import CouponsInDoubt
 from nightmarket.campaigns.delivery import deliver
 from nightmarket.campaigns.results import LawBroken, check_laws, collect_receipts, dry_run_report, export_exposures
 from nightmarket.cli import app
-from nightmarket.platforms import taobao, youzan
-from nightmarket.platforms.base import Transport
+from nightmarket.dates import Window
+from nightmarket.platforms import taobao, woocommerce, youzan
+from nightmarket.platforms.base import Slice, Transport
 from nightmarket.privacy import Keyring, open_secrets
 from nightmarket.quality import judge
 from nightmarket.settings import ROOT, ConfigError, credentials
@@ -596,3 +599,37 @@ def test_a_code_that_got_into_wrong_hands_is_taken_out(stage: Any) -> None:
     stage.later(minutes=1)
     with pytest.raises(CodeRefused, match="expired on 2026-03-15"):
         codes.redeem(code, order_id=None, source_id=None, by="desk")
+
+
+def test_a_code_of_the_malls_order_is_redeemed_with_it(stage: Any) -> None:
+    """From the message to the basket of the mall, to the order that core knows, to the redemption and its order."""
+    (member,) = with_codes(stage, 1)
+    run_id = sent(stage)
+    export_exposures(run_id)
+    (code,) = clear_codes(stage).values()
+    paid = "2026-03-15T03:00:00"
+    line = {"id": 1, "product_id": 5, "name": "Mug", "quantity": 1, "subtotal": "120.00", "total": "100.00"}
+    record = {
+        "id": 4711, "status": "processing", "total": "100.00", "shipping_total": "0.00", "customer_id": 0, "billing": {},
+        "date_created_gmt": paid, "date_modified_gmt": paid, "date_paid_gmt": None, "line_items": [line], "refunds": [],
+        "coupon_lines": [{"id": 1, "code": code.lower(), "discount": "20.00", "discount_tax": "0.00"}],
+    }  # fmt: skip
+
+    def land(**changes: Any) -> None:
+        loader = landing.Loader(stage.db, sources.source("woo_mall"), woocommerce.ORDERS, "test", False)
+        window = Window(dates.now() - timedelta(days=1), dates.now())
+        loader.read(Slice("modified", window, lambda: iter([[deepcopy(record) | changes]])), None)
+        mapping.map_source("woo_mall", run_id="test")
+
+    land()
+    assert collect_receipts()["coupons_redeemed"] == 0, "a basket is not an order yet"
+    land(date_paid_gmt=paid, date_modified_gmt="2026-03-15T03:05:00")
+    stage.later(hours=5)
+    counts = collect_receipts()
+    assert (counts["coupons_redeemed"], counts["coupons_codes_unknown"]) == (1, 0)
+    event = stage.db.execute(
+        "SELECT member_id, source_id, order_id FROM core.coupon_events WHERE kind = 'redeemed'"
+    ).fetchone()
+    assert event == {"member_id": member, "source_id": "woo_mall", "order_id": "4711"}
+    assert collect_receipts()["coupons_redeemed"] == 0
+    balanced()

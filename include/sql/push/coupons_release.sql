@@ -9,8 +9,8 @@ WITH
 over AS (
     SELECT
         c.request_key, c.stock_id, c.state, c.member_id, c.points_paid, c.reserved_at, c.platform_coupon_id, s.issuer, s.face_amount,
-        EXISTS (
-            SELECT 1
+        0 < (
+            SELECT count(*)
             FROM push.messages AS m
             JOIN push.attempts AS t ON t.message_id = m.message_id
             WHERE m.coupon_request = c.request_key

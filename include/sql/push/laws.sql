@@ -1,6 +1,6 @@
 -- The laws of a run, as counts of what breaks them (docs/decisions/0034-laws.md).
--- Grain: one row.   Params: run_id, repeatable (channels), first_step, second_step (of a campaign).   Reads: push.campaign_runs, push.audiences, push.messages, push.attempts,
---   push.coupons, push.coupon_stocks, push.coupon_codes
+-- Grain: one row.   Params: run_id, repeatable (channels), first_step, second_step (of a campaign).
+-- Reads: push.campaign_runs, push.audiences, push.messages, push.attempts, push.coupons, push.coupon_stocks, push.coupon_codes
 WITH
 run AS (SELECT r.* FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text),
 audience AS (SELECT a.* FROM push.audiences AS a WHERE a.run_id = %(run_id)s::text),

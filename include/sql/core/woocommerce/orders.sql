@@ -1,5 +1,6 @@
 -- new_rows, new_lines, new_codes: orders of a WooCommerce shop.
--- Grain: one row per version of an order; one line per line item; one code per coupon line. Amounts in the shop's currency, taxes included, before refunds.
+-- Grain: one row per version of an order; one line per line item; one code per coupon line.
+-- Amounts in the shop's currency, taxes included, before refunds.
 -- Params: source_id (text).
 -- Reads: nothing but new_records (core/open.sql).
 -- Rerun: safe; writes temporary tables only. core/write/{orders,coupon_uses}.sql take them into core.

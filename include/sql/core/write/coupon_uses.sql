@@ -12,7 +12,7 @@ INSERT INTO core.coupon_uses AS u (
     source_id, use_id, code_token, order_source_id, order_id, discount_amount, used_at, batch_id
 )
 SELECT
-    %(source_id)s::text, f.order_id, n.code_token, %(source_id)s::text, f.order_id, sum(n.discount_amount),
+    %(source_id)s::text, f.order_id AS use_id, n.code_token, %(source_id)s::text, f.order_id, sum(n.discount_amount),
     coalesce(o.paid_at, o.created_at), f.batch_id
 FROM rows_in_force AS f
 JOIN new_codes AS n ON n.record_id = f.record_id AND n.code_token LIKE 'coupon:%%'
