@@ -251,12 +251,22 @@ def test_the_same_day_gives_the_same_checksum_and_a_change_another(
 
 def test_the_report_says_who_came_and_who_left(db: psycopg.Connection[Row], people: People) -> None:
     stays, leaves = people.add(email="stays@mail.test"), people.add(email="leaves@mail.test")
-    assert dry_run_report(build())["difference"] == {"against": None, "entered": 2, "left": 0}
+    first = dry_run_report(build())["difference"]
+    assert first == {
+        "against": None, "entered": 2, "left": 0, "entered_members": [masked(stays), masked(leaves)], "left_members": [],
+    }  # fmt: skip
     db.execute("UPDATE mart.member_days SET day = %s WHERE member_id = %s", (AS_OF, leaves))
-    people.add(email="enters@mail.test")
+    enters = people.add(email="enters@mail.test")
     report = dry_run_report(build())
-    assert report["difference"] == {"against": "winback_gold@2026-03-14#1", "entered": 1, "left": 1}
-    assert stays
+    assert report["difference"] == {
+        "against": "winback_gold@2026-03-14#1", "entered": 1, "left": 1, "entered_members": [masked(enters)],
+        "left_members": [masked(leaves)],
+    }  # fmt: skip
+    assert f"1 entered ({masked(enters)}), 1 left ({masked(leaves)})" in report["markdown_en"]
+
+
+def masked(member: int) -> str:
+    return f"…{member % 100:02d}"
 
 
 def test_test_recipients_get_it_and_nobody_else(

@@ -221,7 +221,7 @@ def _billed(samples: Sequence[Mapping[str, Any]], channel: str) -> int:
 
 def _masked(member_id: int) -> str:
     """A member id by its end: enough to find it in a list one has, not enough to make one."""
-    return f"**{member_id % 100:02d}"
+    return f"…{member_id % 100:02d}"
 
 
 def _finding(severity: str, zh: str, en: str) -> dict[str, str]:
