@@ -1,5 +1,7 @@
 """App pushes through the whole outbox: workers die, JPush answers late or never, and each phone rings once."""
 
+import json
+import os
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from campaign_world import start_run, states
 from nightmarket import dates
 from nightmarket.campaigns import outbox
-from nightmarket.campaigns.delivery import deliver
+from nightmarket.campaigns.delivery import ChannelPaused, deliver
 
 COUNT = 12
 PUSH = {"platform": "jpush", "method": "v3/push"}
@@ -69,6 +71,24 @@ def test_after_a_day_the_doubt_stays(stage: Any) -> None:
     assert row["until"] > dates.now()
     key = next(iter(stage.messages(run_id)))
     assert outbox.resolve(key, True, "tester", "the phone rang") == "accepted"
+
+
+def test_a_paused_channel_is_told_to_the_team_once(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = json.loads(os.environ["AIRFLOW_CONN_JPUSH"]) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_JPUSH", json.dumps(account))
+    run_id = pushed(stage, 3)
+    with pytest.raises(ChannelPaused, match="Master Secret is wrong"):
+        deliver(run_id, "one", 30)
+    outbox.resume("jpush", "jpush", "tester")
+    with pytest.raises(ChannelPaused):
+        deliver(run_id, "two", 30)
+    alerts = stage.sandbox.control("GET", "/counters")["alerts"]
+    assert [alert["robot"] for alert in alerts] == ["wecom", "dingtalk"]
+    assert alerts[0]["text"].startswith(
+        "**渠道已暂停 / channel paused: jpush**\n> AppKey or Master Secret is wrong (1004)"
+    )
+    assert stage.db.execute("SELECT FROM push.platform_keys").fetchone() is None
+    assert states(stage.db, run_id) == {"queued": 3}
 
 
 def test_a_phone_without_the_app_goes_on_to_the_mailbox(stage: Any) -> None:

@@ -229,6 +229,12 @@ def test_options_of_the_connection_are_sent_and_checked() -> None:
     assert body["options"] == {"time_to_live": 60, "apns_production": True, "classification": 1}
     with pytest.raises(ConfigError, match=r"extra\.options must be a JSON object"):
         JPush(Credentials("jpush", login="k", password="s", extra={"options": "x"}), connections=1, timeout_seconds=1)
+    with pytest.raises(ConfigError, match=r"extra\.time_to_live must be seconds"):
+        JPush(
+            Credentials("jpush", login="k", password="s", extra={"time_to_live": "1d"}),
+            connections=1,
+            timeout_seconds=1,
+        )
     with pytest.raises(ConfigError, match="Master Secret"):
         JPush(Credentials("jpush", login="k"), connections=1, timeout_seconds=1)
 

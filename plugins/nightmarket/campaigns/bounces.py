@@ -83,7 +83,10 @@ def _take(
     reports: dict[str, tuple[Report, str]] = {}
     strange: list[str] = []
     for key in keys:
-        raw = box.get_bytes(key)
+        try:
+            raw = box.get_bytes(key)
+        except (KeyError, OSError):  # somebody else has read it
+            continue
         report = read_report(raw, envelope) if len(raw) <= MAX_BYTES else None
         if report is None:
             strange.append(key)

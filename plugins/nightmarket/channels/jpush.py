@@ -30,6 +30,7 @@ REPORT_API = "https://report.jpush.cn"
 CID_LIFE = timedelta(hours=23)  # JPush says a day; our clock and theirs need not agree to the minute
 CID_BATCH = 500  # taken at a time; JPush gives at most 1,000
 SPARE_LIFE = timedelta(hours=1)  # a cid that was not used by then is not used any more
+MAX_LIFE = 10 * 86_400  # seconds a push may wait for its phone
 KEPT = timedelta(days=40)  # no message lives longer
 REPORT_IDS = 100  # of one question about receipts
 ALIAS = re.compile(r"[\w@!#$&*+=.|-]{1,40}")
@@ -91,7 +92,7 @@ class JPush(Channel):
         self._report_base = str(extra.get("report_host") or REPORT_API).rstrip("/")
         self._platforms = str(extra.get("platforms") or "android,ios").replace(" ", "").split(",")
         self._options = {
-            "time_to_live": int(extra.get("time_to_live") or 86_400),
+            "time_to_live": _seconds(credentials),
             "apns_production": str(extra.get("apns_production", True)).lower() != "false",
             **_options(credentials),
         }
@@ -178,7 +179,7 @@ class JPush(Channel):
             asked, self._waiting = self._waiting, {}
             try:
                 found: Mapping[str, Cid | Outcome] = await self._find(list(asked))
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # whoever waits must get an answer, and nothing was called yet
                 failed = Outcome(
                     "retry", code="warehouse", message=f"the cid cannot be kept ({type(error).__name__})", retry_after=5
                 )
@@ -321,6 +322,15 @@ def _object(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _seconds(credentials: Credentials) -> int:
+    value = str(credentials.extra.get("time_to_live") or 86_400)
+    if not value.isdigit() or int(value) > MAX_LIFE:
+        raise ConfigError(
+            f"connection {credentials.conn_id!r}: extra.time_to_live must be seconds, at most {MAX_LIFE}."
+        )
+    return int(value)
 
 
 def _options(credentials: Credentials) -> dict[str, Any]:
