@@ -134,6 +134,23 @@ def test_a_subscription_notice_only_to_who_allowed_one(orders: Orders) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("options", "family"), [({}, "wechat"), ({"openid": None, "email": "buyer@mail.test"}, "email")]
+)
+def test_who_left_by_the_link_of_a_request_is_not_reminded(
+    orders: Orders, options: dict[str, Any], family: str
+) -> None:
+    orders.signed(orders.buyer(**options))
+    assert orders.night(AS_OF)["asked"] == 1
+    orders.sent(AS_OF)
+    orders.db.execute(
+        "SELECT push.withdraw('own_pages', 'unsubscribe/1', %s, %s, %s)",
+        (orders.keys()[0], family, datetime.fromisoformat("2026-03-15T12:00:00+08:00")),
+    )
+    result = orders.night(later(4))
+    assert (result["reminded"], result["excluded"]) == (0, {"no_consent": 1})
+
+
 def test_who_has_reviewed_already_is_not_asked(orders: Orders) -> None:
     order = orders.signed(orders.buyer())
     orders.reviewed(order, DAY_SIGNED + timedelta(days=1))
