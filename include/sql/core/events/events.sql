@@ -3,8 +3,8 @@
 -- Params: source_id (text), account_source_id (text; the WeChat account whose pushes these are), stream (text).
 -- Reads: raw.records, raw.rejects
 -- Rerun: safe; writes a temporary table only. core/write/{form_profiles,follow_events,subscribe_events,message_events,interactions,
--- consents,survey_answers,page_codes}.sql take it into core. A push is a fact of the account: its rows carry the account's source id, so that it
--- is one fact whichever way it came.
+-- consents,survey_answers,page_codes}.sql take it into core. A push is a fact of the account: its rows carry the account's source id,
+-- so that it is one fact whichever way it came.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
 records AS MATERIALIZED (
