@@ -566,6 +566,18 @@ def test_a_message_that_expired_unsent_gives_its_code_back_in_the_night(stage: A
     balanced()
 
 
+def test_a_run_that_never_sent_keeps_nothing(stage: Any) -> None:
+    with_codes(stage, 2)
+    first = approved()
+    coupons.reserve(first)
+    stage.later(hours=1)
+    assert collect_receipts()["coupons_released"] == 0
+    stage.later(days=5)
+    assert collect_receipts()["coupons_released"] == 2
+    assert states(stage) == {"released": 2}
+    assert codes.stock_balance("own_20")["free_count"] == 1500  # 30,000 yuan of 20
+
+
 def test_the_commands_of_a_desk(stage: Any) -> None:
     with_codes(stage, 1)
     sent(stage)

@@ -2,6 +2,7 @@
 -- Grain: one row per coupon stock.   Params: run_id (text).   Reads: push.coupons, push.coupon_stocks
 SELECT
     s.stock_id,
+    s.issuer,
     s.name,
     s.face_amount,
     s.minimum_amount,

@@ -1,6 +1,6 @@
 -- push.coupons, push.coupon_codes, core.point_uses, core.coupon_events: coupons that are taken back, because nobody got them.
--- Reserved ones of a run that ended before; and issued codes whose message ended without a call that may have gone out. Platforms
--- cannot take a coupon back: theirs stay issued.
+-- Reserved ones of a run that ended, or is over its time, before it issued them; and issued codes whose message ended, or never came
+-- to be, without a call that may have gone out. Platforms cannot take a coupon back: theirs stay issued.
 -- Params: run_id (NULL: of all runs), now_at.
 -- Reads: push.campaign_runs, push.coupon_stocks, push.messages, push.attempts, core.members.   Grain of the answer: one row.
 -- A code that was never in a call is free again; one that was may have been seen, and is void: it never goes to a second person.
@@ -20,11 +20,11 @@ over AS (
     JOIN push.campaign_runs AS r ON r.run_id = c.run_id
     WHERE (%(run_id)s::text IS NULL OR c.run_id = %(run_id)s::text)
       AND (
-          (c.state = 'reserved' AND r.state IN ('rejected', 'cancelled', 'failed'))
+          (c.state = 'reserved' AND (r.state IN ('rejected', 'cancelled', 'failed') OR r.expires_at <= %(now_at)s::timestamptz))
           OR (
               c.state = 'issued' AND s.has_codes
               AND (
-                  r.state IN ('rejected', 'cancelled', 'failed')
+                  r.state IN ('rejected', 'cancelled', 'failed') OR r.expires_at <= %(now_at)s::timestamptz
                   OR EXISTS (SELECT 1 FROM push.messages AS m WHERE m.coupon_request = c.request_key)
               )
               AND NOT EXISTS (   -- a message that may still go out, or has

@@ -14,6 +14,7 @@ from nightmarket.warehouse import Row
 
 DEVIATION = Decimal("0.5")  # from the same weekday's mean: worth a word
 LOW_STOCK = Decimal("0.1")  # of a coupon stock's budget
+ASKED_ONCE = ("youzan",)  # issuers that would give a second coupon to a repeated request
 MAX_RUNS = 50
 UNUSUAL_SHOWN = 8
 
@@ -220,8 +221,11 @@ def _run_notices(runs: list[dict[str, Any]]) -> list[Notice]:
         for stock in run["coupons"]:
             if stock["unknown_count"]:
                 n = number(stock["unknown_count"])
-                zh = f"{run['run_id']} 有 {n} 张代金券发放结果未知，会用同一请求号重试。"
-                en = f"{_n(stock['unknown_count'], 'coupon')} of {run['run_id']} with an unknown outcome; the same request is repeated."
+                can_repeat = stock["issuer"] not in ASKED_ONCE
+                zh = f"{run['run_id']} 有 {n} 张优惠券发放结果未知，"
+                zh += "会用同一请求号重试。" if can_repeat else "平台无法查询，请人工核对（nightmarket coupons resolve）。"
+                en = f"{_n(stock['unknown_count'], 'coupon')} of {run['run_id']} with an unknown outcome; "
+                en += "the same request is repeated." if can_repeat else "a person decides (nightmarket coupons resolve)."
                 found.append(Notice("check", Text(zh, en)))
             if stock["free_count"] < LOW_STOCK * stock["budget_count"]:
                 n, total = number(stock["free_count"]), number(stock["budget_count"])
