@@ -92,6 +92,8 @@ def collect(read: Reader, run_id: str) -> dict[str, Any]:
             )
         ],
         "detectable_rate": _detectable(parts["result"]),
+        "weighty_buyers": min(_arm(treated).weighty_buyers, _arm(held_out).weighty_buyers),
+        "is_revenue_rough": min(_arm(treated).weighty_buyers, _arm(held_out).weighty_buyers) < limits.min_buyers,
         "costs": read.rows("run_costs", run_id=run_id),
         "earlier": [_compared(parts["result"], row) for row in earlier],
         "leaks": read.run("push/leaks.sql", run_id=run_id)["ways"],

@@ -37,7 +37,9 @@ from sandbox.world import load_history
 
 EXPERIMENTS = int(os.environ.get("NIGHTMARKET_EXPERIMENTS", "400"))
 SCENARIOS = [(0.06, 0.06), (0.03, 0.13), (0.15, 0.15), (0.12, 0.06)]  # buys anyway, buys after a message; in turn
-CUSTOMERS = 500
+CUSTOMERS = (
+    700  # with 500 the sample holds a wholesaler with a third of all revenue: docs/experiments.md has what that does
+)
 HOLDOUT_SHARE = Decimal("0.3")
 VARIANTS = [("gift", Decimal("0.5")), ("missed", Decimal("0.5"))]
 SENT_AT = 8 * HOUR  # before anybody buys; the window is a day, so it holds exactly the day's purchases
@@ -218,7 +220,7 @@ def test_intervals_hold_the_truth_and_nothing_is_seldom_called_something(laborat
     )
     assert between(rates, EXPERIMENTS, 0.95, 0.97), "Agresti-Caffo is a little wide when few buy, never narrow"
     assert between(alone, variants, 0.94, 0.97), "variants share a hold-out, so their errors go together"
-    assert between(revenues, EXPERIMENTS, 0.90, 0.97), "revenue is skewed: its interval is rougher"
+    assert between(revenues, EXPERIMENTS, 0.92, 0.97), "revenue is skewed: its interval is rougher"
     assert between(called, null, 0.03, 0.05)
     assert between(called_variant, null, 0.02, 0.05), "several looks, and still one in twenty"
     assert shown / strong > 0.9

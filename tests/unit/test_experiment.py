@@ -229,6 +229,12 @@ def test_a_variant_that_hurts_says_so_and_a_small_one_says_it_is_small() -> None
     assert [one.verdict for one in found] == ["negative", "not enough data"]
 
 
+def test_a_few_large_orders_count_as_few_buyers() -> None:
+    assert Arm(100, 20, 20 * 50.0, 20 * 50.0**2).weighty_buyers == 20
+    assert Arm(100, 20, 19 * 50.0 + 9050, 19 * 50.0**2 + 9050.0**2).weighty_buyers == pytest.approx(1.2, abs=0.05)
+    assert Arm(100, 0, 0, 0).weighty_buyers == 0
+
+
 def test_nobody_on_a_side_is_no_comparison() -> None:
     some, nobody = Arm(50, 5, 600, 72_000), Arm(0, 0, 0, 0)
     assert compare_variants({"a": some}, nobody, 30, 10) == []

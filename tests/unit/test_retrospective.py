@@ -187,6 +187,18 @@ def test_a_run_is_compared_with_the_last_one_and_with_last_year(closed: Any) -> 
     assert "last year" in in_words(RUN)
 
 
+def test_revenue_of_a_few_large_orders_is_called_rough(closed: Any) -> None:
+    closed.execute("UPDATE mart.campaign_funnels SET net_revenue_square_sum = revenue_amount * revenue_amount / 25")
+    assert not facts_of()["is_revenue_rough"]
+    assert "a few large orders" not in in_words(RUN)
+    closed.execute(
+        "UPDATE mart.campaign_funnels SET net_revenue_square_sum = revenue_amount * revenue_amount / 1.5 WHERE arm = 'holdout'"
+    )
+    assert facts_of()["weighty_buyers"] == pytest.approx(1.5)
+    assert "one arm is worth 1.5 buyers" in in_words(RUN)
+    assert "金额由少数大单决定" in write(RUN).read_text(encoding="utf-8")
+
+
 def test_a_split_that_chance_does_not_make_is_said(closed: Any) -> None:
     facts = facts_of()["split"]
     assert [row["member_count"] for row in facts["arms"]] == [30, 65, 65]

@@ -109,6 +109,11 @@ class Arm:
     def mean(self) -> float:
         return self.net_revenue / self.members if self.members else math.nan
 
+    @property
+    def weighty_buyers(self) -> float:
+        """How many buyers of one size would spread the revenue like this: a few large orders count as few."""
+        return self.net_revenue**2 / self.square_sum if self.square_sum else 0.0
+
 
 @dataclass(frozen=True)
 class Comparison:
