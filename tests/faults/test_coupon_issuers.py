@@ -345,6 +345,7 @@ def test_a_person_may_spend_points_at_a_desk(stage: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------- many workers, too few coupons
+@pytest.mark.slow
 @pytest.mark.parametrize("issuer", ["own", "code_list", "points", "wechat_pay"])
 def test_n_processes_after_n_minus_1_coupons(stage: Any, tmp_path: Path, issuer: str) -> None:
     """Four campaigns want one coupon each at the same moment, in processes of their own; there are three."""
