@@ -16,7 +16,7 @@ from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_templ
 from nightmarket.campaigns.config import Campaign, Channel, SendWindow, load_channels
 from nightmarket.campaigns.experiment import SUSPICIOUS
 from nightmarket.campaigns.forecast import experiment_part
-from nightmarket.campaigns.outbox import REPEATABLE, SECOND_STEP, STEP
+from nightmarket.campaigns.outbox import FAMILIES, REPEATABLE, SECOND_STEP, STEP
 from nightmarket.campaigns.policy import run_day_findings
 from nightmarket.campaigns.preview import clear_name
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, member_values, signed_link
@@ -134,9 +134,8 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
                 f"the arms are not as large as chance would make them (p = {ratio:.1e}); check the segment.",
             )
         )
-    difference = run_sql(
-        connection, "push/audience_difference.sql", {"run_id": run["run_id"], "shown": MEMBERS_SHOWN}
-    )[0]
+    compared = {"run_id": run["run_id"], "shown": MEMBERS_SHOWN}
+    difference = run_sql(connection, "push/audience_difference.sql", compared)[0]
     excluded = [
         {"reason": reason, "members": total(reason=reason), "zh": zh, "en": en}
         for reason, (zh, en) in REASONS.items()
@@ -368,7 +367,7 @@ def collect_receipts() -> dict[str, int]:
     mails = bounces.collect()
     with connect(application_name="nightmarket-receipts") as connection:
         pushes = push_receipts.collect(connection)
-        counts = run_sql(connection, "push/receipts.sql", {"now_at": dates.now()})[0]
+        counts = run_sql(connection, "push/receipts.sql", {"now_at": dates.now(), **FAMILIES})[0]
         redeemed = coupons.collect_redemptions(connection)
         finished = connection.execute(
             """
