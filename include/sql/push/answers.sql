@@ -1,7 +1,7 @@
 -- push.attempts and push.messages: what came of calls. A message that another worker has taken over is left alone.
 -- A message that its channel refused goes on over the next channel of its routes: it certainly was not sent.
--- Params: worker, now_at, message_ids, attempt_numbers, outcomes, http_statuses, codes, texts, platform_ids, states, not_befores
---   (arrays of equal length).   Rerun: safe; the same answers give the same rows.
+-- Params: worker, now_at, message_ids, attempt_numbers, outcomes, http_statuses, codes, texts, platform_ids, states, not_befores,
+--   billed_parts (arrays of equal length).   Rerun: safe; the same answers give the same rows.
 UPDATE push.attempts AS a
 SET finished_at = %(now_at)s::timestamptz, outcome = u.outcome, http_status = u.http_status, platform_code = u.code,
     platform_message = u.text
@@ -23,17 +23,19 @@ SET state = CASE WHEN u.goes_on THEN 'queued' ELSE u.state END,
     END,
     not_before = CASE WHEN u.state = 'queued' THEN u.not_before ELSE m.not_before END,
     accepted_at = CASE WHEN u.state = 'accepted' THEN %(now_at)s::timestamptz END,
+    billed_parts = u.billed_parts,
     lease_owner = CASE WHEN u.state = 'unknown' THEN m.lease_owner END,
     lease_until = NULL,
     updated_at = %(now_at)s::timestamptz
 FROM (
     SELECT
-        n.message_id, n.code, n.text, n.platform_id, n.state, n.not_before,
+        n.message_id, n.code, n.text, n.platform_id, n.state, n.not_before, n.billed_parts,
         n.state = 'failed' AND jsonb_array_length(c.routes) > 0 AND NOT EXISTS (   -- unless an earlier call may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = n.message_id AND a.outcome IN ('accepted', 'unknown')
         ) AS goes_on
     FROM unnest(%(message_ids)s::bigint[], %(codes)s::text[], %(texts)s::text[], %(platform_ids)s::text[], %(states)s::text[],
-                %(not_befores)s::timestamptz[]) AS n (message_id, code, text, platform_id, state, not_before)
+                %(not_befores)s::timestamptz[], %(billed_parts)s::integer[])
+        AS n (message_id, code, text, platform_id, state, not_before, billed_parts)
     JOIN push.messages AS c ON c.message_id = n.message_id
 ) AS u
 WHERE m.message_id = u.message_id AND m.lease_owner = %(worker)s::text AND m.state IN ('sending', 'unknown');

@@ -22,7 +22,7 @@ SELECT
     a.run_id, a.member_id, coalesce(m.step, 'send'), r.campaign, a.arm, a.variant, m.channel, r.purpose, m.message_key,
     m.group_key, m.coupon_request,
     CASE WHEN m.state IN ('accepted', 'delivered', 'unknown')
-        THEN (%(costs)s::numeric[])[array_position(%(channels)s::text[], m.channel)] ELSE 0 END,
+        THEN (%(costs)s::numeric[])[array_position(%(channels)s::text[], m.channel)] * m.billed_parts ELSE 0 END,
     r.as_of, r.exposed_at, r.exposed_at + make_interval(days => %(attribution_days)s::integer)
 FROM push.audiences AS a
 JOIN run AS r ON r.run_id = a.run_id

@@ -1,19 +1,30 @@
 -- push.messages and core.suppression_events: what the platforms and the people reported about messages.
--- Params: now_at.   Reads: core.message_events, push.messages, core.suppression_events.
+-- Params: now_at, channels, families (arrays, same order).   Reads: core.message_events, push.messages, core.suppression_events.
 -- Rerun: safe.   Grain of the answer: one row with the counts.
--- A click or an opening proves delivery, also of a message whose answer was lost.
+-- A click or an opening proves delivery, also of a message whose answer was lost. A failure counts only against the account the message
+-- is with: what it had from a channel it has left is over.
 WITH
+open_message AS MATERIALIZED (
+    SELECT m.message_key, m.group_key FROM push.messages AS m WHERE m.state IN ('accepted', 'unknown')
+),
+open_key AS (
+    SELECT o.message_key AS key FROM open_message AS o
+    UNION ALL
+    SELECT o.group_key FROM open_message AS o
+),
 proof AS (
     SELECT e.message_key, min(e.occurred_at) AS delivered_at
     FROM core.message_events AS e
     WHERE e.kind IN ('delivered', 'opened', 'clicked')
+      AND e.message_key IN (SELECT k.key FROM open_key AS k)
     GROUP BY e.message_key
 ),
 refusal AS (
-    SELECT DISTINCT ON (e.message_key) e.message_key, e.kind, e.detail, e.occurred_at
+    SELECT DISTINCT ON (e.source_id, e.message_key) e.source_id, e.message_key, e.kind, e.detail, e.occurred_at
     FROM core.message_events AS e
     WHERE e.kind IN ('failed', 'bounced')
-    ORDER BY e.message_key ASC, e.occurred_at ASC, e.event_id ASC
+      AND e.message_key IN (SELECT k.key FROM open_key AS k)
+    ORDER BY e.source_id ASC, e.message_key ASC, e.occurred_at ASC, e.event_id ASC
 ),
 delivered AS (
     UPDATE push.messages AS m
@@ -34,7 +45,7 @@ failed AS (
     UPDATE push.messages AS m
     SET state = 'failed', last_error = left(coalesce(r.detail, r.kind), 300), updated_at = %(now_at)s::timestamptz
     FROM refusal AS r
-    WHERE (
+    WHERE r.source_id = m.account AND (
         (r.message_key IN (m.message_key, m.group_key) AND m.state = 'accepted')
         OR (r.message_key = m.message_key AND m.state = 'unknown')   -- it had gone out after all
     )
@@ -50,12 +61,13 @@ suppressed AS (   -- a dead mailbox, a person who blocked us, a person who compl
         CASE e.kind WHEN 'complained' THEN 'person' ELSE 'platform' END,
         concat_ws(': ', 'message ' || m.message_key, left(e.detail, 200)), e.occurred_at
     FROM core.message_events AS e
-    JOIN push.messages AS m ON m.message_key = e.message_key    -- not the group's: one mailbox says nothing about the others
-    CROSS JOIN LATERAL (
-        SELECT CASE WHEN m.channel LIKE 'wechat%%' THEN 'wechat' WHEN m.channel LIKE 'sms%%' THEN 'sms' ELSE m.channel END AS family
-    ) AS f
+    -- not the group's: one mailbox says nothing about the others
+    JOIN push.messages AS m ON m.message_key = e.message_key AND m.account = e.source_id
+    JOIN unnest(%(channels)s::text[], %(families)s::text[]) AS f (channel, family) ON f.channel = m.channel
     WHERE (e.kind IN ('bounced', 'complained') OR (e.kind = 'failed' AND e.detail LIKE '%%user block%%'))
-      AND (e.kind = 'complained' OR NOT EXISTS (SELECT 1 FROM proof AS p WHERE p.message_key = e.message_key))
+      AND (e.kind = 'complained' OR NOT EXISTS (  -- noqa: CP03,LT01,LT06
+          SELECT 1 FROM core.message_events AS p WHERE p.message_key = e.message_key AND p.kind IN ('delivered', 'opened', 'clicked')
+      ))
       AND NOT EXISTS (
           SELECT 1 FROM core.suppression_events AS s
           WHERE s.source_id = e.source_id AND s.event_id = e.event_id || '/' || m.address

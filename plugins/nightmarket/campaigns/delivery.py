@@ -28,7 +28,7 @@ from nightmarket.campaigns import logbook, outbox
 from nightmarket.campaigns.audience import frozen_template
 from nightmarket.campaigns.config import Channel, DeliveryOptions, SendWindow, load_channels
 from nightmarket.campaigns.rendering import CompiledTemplate, RenderError, clean, member_values, signed_link
-from nightmarket.campaigns.sms_length import SmsFrame
+from nightmarket.campaigns.sms_length import SmsFrame, segments
 from nightmarket.channels.base import Call, Outcome, Question
 from nightmarket.channels.base import Channel as Sender
 from nightmarket.channels.registry import CHANNELS
@@ -62,6 +62,7 @@ class Unit:
 
     messages: list[Row]
     call: Call
+    billed_parts: int = 1
     attempt_numbers: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -482,7 +483,7 @@ class _LaneWorker:
     async def _record_now(self) -> None:
         results, self.results = self.results, []
         answers = [
-            self.lane.answer(message, unit.attempt_numbers[message["message_id"]], outcome)
+            self.lane.answer(message, unit.attempt_numbers[message["message_id"]], outcome, unit.billed_parts)
             for unit, outcome in results
             for message in unit.messages
         ]
@@ -564,7 +565,8 @@ class _LaneWorker:
             "unsubscribe_link": unsubscribe,
         }
         content = self._template(first["template"]).render(language, variables)
-        return Unit(messages, Call(key, addresses, content, link, unsubscribe))
+        parts = segments(content.text) if self.lane.kind.family == "sms" else 1
+        return Unit(messages, Call(key, addresses, content, link, unsubscribe), parts)
 
     def _template(self, name: str) -> CompiledTemplate:
         if name not in self._templates:

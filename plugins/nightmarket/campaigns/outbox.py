@@ -34,6 +34,10 @@ QUESTIONS_AT_ONCE = 500
 STEP = "send"  # the step of a campaign; journeys have several
 SECOND_STEP = "send-2"  # over the next channel, when no receipt came for the first
 REPEATABLE = [name for name, channel in CHANNELS.items() if channel.is_repeatable]
+FAMILIES = {
+    "channels": list(CHANNELS),
+    "families": [channel.family for channel in CHANNELS.values()],
+}  # as SQL takes them
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Answer:
     state: str
     not_before: datetime
     address: str
+    billed_parts: int
 
 
 @dataclass(frozen=True)
@@ -394,8 +399,8 @@ class Lane:
         )
         return {row["message_id"]: row["attempt_number"] for row in rows}
 
-    def answer(self, message: Row, attempt_number: int, outcome: Outcome) -> Answer:
-        """The state a message takes after an outcome."""
+    def answer(self, message: Row, attempt_number: int, outcome: Outcome, billed_parts: int = 1) -> Answer:
+        """The state a message takes after an outcome. `billed_parts`: a long SMS costs as much as several."""
         state = _STATES[outcome.kind]
         if outcome.kind == "unknown" and self.kind.is_repeatable and not outcome.is_final:
             state = "queued"  # the platform recognises the identical call
@@ -409,6 +414,7 @@ class Lane:
             state,
             dates.now() + timedelta(seconds=delay),
             message["address"],
+            billed_parts,
         )
 
     def record_answers(self, connection: psycopg.Connection[Row], answers: Sequence[Answer]) -> None:
@@ -428,6 +434,7 @@ class Lane:
                 "platform_ids": [answer.outcome.platform_message_id for answer in answers],
                 "states": [answer.state for answer in answers],
                 "not_befores": [answer.not_before for answer in answers],
+                "billed_parts": [answer.billed_parts for answer in answers],
             },
         )
         for answer in answers:

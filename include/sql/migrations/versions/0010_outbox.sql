@@ -59,6 +59,7 @@ JOIN stretches AS s ON s.is_person AND s.channel = c.channel AND s.kind = i.kind
 -- Where a message may still go when its channel refuses it: [{"channel", "account", "address", "template", "cost"}], dearer ones later.
 ALTER TABLE push.messages ADD COLUMN routes jsonb NOT NULL DEFAULT '[]';
 ALTER TABLE push.messages ADD COLUMN time_zone text;         -- the receiver's; NULL: the clock of the house
+ALTER TABLE push.messages ADD COLUMN billed_parts integer NOT NULL DEFAULT 1;   -- a long SMS costs as much as several
 ALTER TABLE push.messages ADD COLUMN asked_at timestamptz;   -- when the platform was last asked what became of it
 -- Over which channel a call went: a message that was refused goes on over another one, under the same key.
 ALTER TABLE push.attempts ADD COLUMN channel text;
