@@ -11,8 +11,11 @@ held AS (
       AND EXISTS (   -- nobody has paused or cancelled the run since
           SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL
       )
-      AND push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text))
-          <= %(now_at)s::timestamptz
+      AND CASE
+          WHEN m.time_zone IS NULL   -- asked once, not of every row
+              THEN (SELECT push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, %(house_zone)s::text))
+          ELSE push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, m.time_zone)
+      END <= %(now_at)s::timestamptz
     RETURNING m.message_id, m.attempt_count, m.channel
 )
 INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, channel)

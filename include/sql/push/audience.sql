@@ -196,13 +196,17 @@ gated AS (   -- the gates, in order; the first that applies is the reason
     FROM facts AS f
     LEFT JOIN routes AS r ON r.member_id = f.member_id
 ),
-drawn AS (   -- experiment.unit() in SQL: the first 48 bits of sha256(salt:member)
+drawn AS (   -- experiment.unit() in SQL: the first 48 bits of sha256(salt:member); only for those whom no gate stopped
     SELECT
         g.*,
-        ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':holdout:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
-            / 281474976710656.0::double precision AS holdout_unit,
-        ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':variant:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
-            / 281474976710656.0::double precision AS variant_unit
+        CASE WHEN g.reason IS NULL THEN
+            ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':holdout:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
+            / 281474976710656.0::double precision
+        END AS holdout_unit,
+        CASE WHEN g.reason IS NULL THEN
+            ('x' || left(encode(sha256(convert_to(%(salt)s::text || ':variant:' || g.member_id, 'UTF8')), 'hex'), 12))::bit(48)::bigint
+            / 281474976710656.0::double precision
+        END AS variant_unit
     FROM gated AS g
 ),
 armed AS (
@@ -215,24 +219,37 @@ armed AS (
         END] AS variant
     FROM drawn AS d
 ),
-limited AS (   -- who fits under the size limit: in hash order, so that a rerun cuts the same members
+-- Two questions about all together are asked of few columns: windows over these wide rows would sort all of them twice.
+cut AS (   -- the first one beyond the size limit: in hash order, so that a rerun cuts the same members
+    SELECT a.holdout_unit, a.member_id
+    FROM armed AS a
+    WHERE a.reason IS NULL AND NOT a.is_holdout
+      AND (SELECT count(*) FROM armed AS e WHERE e.reason IS NULL AND NOT e.is_holdout) > %(max_messages)s::bigint
+    ORDER BY a.holdout_unit ASC, a.member_id ASC
+    LIMIT 1 OFFSET %(max_messages)s::bigint
+),
+limited AS (
     SELECT
         a.*,
         CASE
             WHEN a.reason IS NOT NULL OR a.is_holdout THEN a.reason
-            WHEN row_number() OVER (
-                PARTITION BY a.reason IS NULL AND NOT a.is_holdout ORDER BY a.holdout_unit ASC, a.member_id ASC
-            ) > %(max_messages)s::bigint THEN 'over_size_limit'
+            WHEN (a.holdout_unit, a.member_id) >= (SELECT x.holdout_unit, x.member_id FROM cut AS x) THEN 'over_size_limit'
         END AS limit_reason
     FROM armed AS a
 ),
-counted AS (   -- a mass send needs two receivers of the same text
+lonely AS (   -- a mass send needs two receivers of the same text
+    SELECT a.variant, a.language
+    FROM armed AS a
+    WHERE a.reason IS NULL AND NOT a.is_holdout AND a.channels[1] = %(group_channel)s::text
+      AND ((a.holdout_unit, a.member_id) >= (SELECT x.holdout_unit, x.member_id FROM cut AS x)) IS NOT TRUE
+    GROUP BY a.variant, a.language
+    HAVING count(*) = 1
+),
+counted AS (
     SELECT
         l.*,
         l.limit_reason IS NULL AND NOT l.is_holdout AND l.channels[1] = %(group_channel)s::text
-        AND count(*) OVER (
-            PARTITION BY l.limit_reason IS NULL AND NOT l.is_holdout, l.channels[1], l.variant, l.language
-        ) = 1 AS is_alone
+        AND (l.variant, l.language) IN (SELECT o.variant, o.language FROM lonely AS o) AS is_alone
     FROM limited AS l
 ),
 final AS (

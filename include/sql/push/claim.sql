@@ -17,9 +17,11 @@ picked AS (
             -- an earlier call of this message may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
         ) AS is_doubted,
-        push.next_opening(
-            %(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(m.time_zone, %(house_zone)s::text)
-        ) AS opens_at
+        CASE
+            WHEN m.time_zone IS NULL   -- asked once, not of every row
+                THEN (SELECT push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, %(house_zone)s::text))
+            ELSE push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, m.time_zone)
+        END AS opens_at
     FROM push.messages AS m
     WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
       AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text

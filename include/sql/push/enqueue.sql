@@ -43,25 +43,34 @@ coupons AS (
     JOIN push.coupon_stocks AS s ON s.stock_id = c.stock_id
     WHERE c.run_id = %(run_id)s::text
 ),
-whole AS (
+promised AS (
     SELECT
-        t.*, c.request_key, c.state = 'released' AS is_refused, c.last_error,
-        CASE WHEN t.channel = %(group_channel)s::text THEN c.variables - 'code' || '{"code": null}' ELSE c.variables END AS coupon,
-        n.name, CASE t.language WHEN 'zh' THEN r.name_zh ELSE r.name_en END AS tier
+        t.member_id, c.request_key, c.state = 'released' AS is_refused, c.last_error,
+        CASE WHEN t.channel = %(group_channel)s::text THEN c.variables - 'code' || '{"code": null}' ELSE c.variables END AS coupon
     FROM targeted AS t
-    LEFT JOIN coupons AS c ON c.member_id = t.member_id
-    LEFT JOIN names AS n ON n.member_id = t.member_id
-    LEFT JOIN tiers AS r ON r.member_id = t.member_id
+    JOIN coupons AS c ON c.member_id = t.member_id
 ),
-numbered AS (   -- receivers of the same text; groups of equal size, so that none is left with one receiver
+grouped AS (   -- receivers of the same text; groups of equal size, so that none is left with one receiver
     SELECT
-        w.*,
+        t.member_id,
         row_number() OVER same_text AS position,
         ceil(count(*) OVER same_text_all::numeric / %(group_size)s::integer)::integer AS group_count
-    FROM whole AS w
+    FROM targeted AS t
+    LEFT JOIN promised AS c ON c.member_id = t.member_id
+    WHERE t.channel = %(group_channel)s::text
     WINDOW
-        same_text_all AS (PARTITION BY w.channel, w.variant, w.language, w.coupon, w.time_zone, coalesce(w.is_refused, FALSE)),
-        same_text AS (same_text_all ORDER BY w.member_id)
+        same_text_all AS (PARTITION BY t.variant, t.language, c.coupon, t.time_zone, coalesce(c.is_refused, FALSE)),
+        same_text AS (same_text_all ORDER BY t.member_id)
+),
+numbered AS (
+    SELECT
+        t.*, c.request_key, c.is_refused, c.last_error, c.coupon, g.position, g.group_count,
+        n.name, CASE t.language WHEN 'zh' THEN r.name_zh ELSE r.name_en END AS tier
+    FROM targeted AS t
+    LEFT JOIN promised AS c ON c.member_id = t.member_id
+    LEFT JOIN grouped AS g ON g.member_id = t.member_id
+    LEFT JOIN names AS n ON n.member_id = t.member_id
+    LEFT JOIN tiers AS r ON r.member_id = t.member_id
 )
 SELECT
     %(key_prefix)s::text || '/' || n.member_id || '/' || %(step)s::text,
@@ -84,16 +93,20 @@ SELECT
     CASE WHEN n.channel = %(group_channel)s::text THEN 'g-' || left(encode(sha256(convert_to(concat_ws(
         '|', %(run_id)s::text, %(step)s::text, n.variant, n.language, n.coupon::text, n.time_zone, mod(n.position, n.group_count)
     ), 'UTF8')), 'hex'), 40) END,
-    CASE WHEN %(can_fall_back)s::boolean THEN coalesce((
+    CASE WHEN %(can_fall_back)s::boolean AND jsonb_typeof(n.routes) = 'array' THEN coalesce((
         SELECT jsonb_agg(r.route || jsonb_build_object(
             'account', (%(accounts)s::text[])[array_position(%(channels)s::text[], r.route ->> 'channel')]
         ) ORDER BY r.position)
-        FROM jsonb_array_elements(nullif(n.routes, 'null')) WITH ORDINALITY AS r (route, position)
+        FROM jsonb_array_elements(n.routes) WITH ORDINALITY AS r (route, position)
     ), '[]') ELSE '[]' END,
     n.time_zone,
     CASE WHEN n.is_refused THEN 'failed' ELSE 'queued' END,
     CASE WHEN n.is_refused THEN 'coupon refused: ' || coalesce(n.last_error, '') END,
-    push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, coalesce(n.time_zone, %(house_zone)s::text)),
+    CASE
+        WHEN n.time_zone IS NULL   -- asked once, not of every row
+            THEN (SELECT push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, %(house_zone)s::text))
+        ELSE push.next_opening(%(now_at)s::timestamptz, %(opens)s::time, %(closes)s::time, n.time_zone)
+    END,
     %(expires_at)s::timestamptz,
     %(now_at)s::timestamptz,
     %(now_at)s::timestamptz
