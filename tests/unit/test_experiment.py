@@ -1,6 +1,8 @@
 """Arms are a function of salt and member; what so many members can show and what variants showed comes from the library."""
 
 import math
+import subprocess
+import sys
 from decimal import Decimal
 
 import numpy as np
@@ -20,6 +22,7 @@ from nightmarket.campaigns.experiment import (
     thresholds,
     unit,
 )
+from nightmarket.settings import ROOT
 from nightmarket.warehouse import Row
 
 HALVES = [("a", Decimal("0.5")), ("b", Decimal("0.5"))]
@@ -80,6 +83,17 @@ def test_sql_draws_the_same_number(db: psycopg.Connection[Row]) -> None:
         ("盐 salt:variant",),
     ).fetchall()
     assert [row["draw"] for row in rows] == [unit("盐 salt:variant", row["m"]) for row in rows]
+
+
+def test_the_library_is_loaded_only_where_something_is_computed() -> None:
+    code = (
+        "import sys, nightmarket.campaigns.results, nightmarket.campaigns.outbox, nightmarket.retrospective\n"
+        "print([name for name in ('statsmodels', 'scipy', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "plugins"
+    )
+    assert done.stdout.strip() == "[]"
 
 
 # -------------------------------------------------------------------------------------------------------- the split

@@ -124,6 +124,9 @@ def test_targets_pass_fail_or_say_that_data_are_missing(closed: Any) -> None:
 def test_old_plans_without_targets_and_runs_without_a_result(nights: Any) -> None:
     nights.execute("UPDATE push.campaign_runs SET config = %s", (Jsonb(world.CONFIGS["winback_gold"]),))
     assert facts_of()["targets"] == []
+    old = {"campaign": {**world.CONFIGS["winback_gold"]["campaign"], "target_uplift_rate": "0.02"}}
+    nights.execute("UPDATE push.campaign_runs SET config = %s", (Jsonb(old),))
+    assert outcomes(facts_of()) == {"uplift_rate": "not enough data"}
     assert "Not enough data: this run has no result" in in_words(world.DRY_RUN_ID)
     assert "数据不足" in in_words(world.DRY_RUN_ID, "zh")
     with pytest.raises(ValueError, match="there is no run 'nobody'"):
