@@ -28,7 +28,7 @@ test-fast: $(VENV)/.installed-dev ## the tests that take seconds
 
 torture: $(VENV)/.installed-dev ## a thousand workers killed at random moments, thousands of experiments against the truth (NIGHTMARKET_KILLS=100 for fewer)
 	@$(BIN)/pytest -q -s tests/faults/torture.py
-	@NIGHTMARKET_EXPERIMENTS=$${NIGHTMARKET_EXPERIMENTS:-4000} $(BIN)/pytest -q -s tests/faults/test_truth.py
+	@NIGHTMARKET_EXPERIMENTS=$${NIGHTMARKET_EXPERIMENTS:-2000} $(BIN)/pytest -q -s tests/faults/test_truth.py
 
 quality: $(VENV)/.installed-dev ## check only: ruff, mypy, import rule, SQL style, configuration
 	@$(BIN)/ruff check .
