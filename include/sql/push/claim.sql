@@ -39,9 +39,9 @@ person AS (   -- who the address belongs to today: members may have been merged 
     LEFT JOIN core.identities AS i ON i.kind = %(identity_kind)s::text AND i.value = p.address
     LEFT JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id
 ),
-judged AS (
+judged AS MATERIALIZED (   -- once: the verdict is asked for several times below
     SELECT
-        p.message_id, p.opens_at,
+        p.message_id, p.opens_at, p.is_doubted, p.routes,   -- carried along: a join with `picked` would be one of all with all
         CASE
             WHEN p.expires_at <= %(now_at)s::timestamptz THEN 'expired'
             WHEN EXISTS (SELECT 1 FROM push.calls_before_restore AS k WHERE k.message_key = p.message_key)
@@ -138,11 +138,10 @@ SET state = CASE
     updated_at = %(now_at)s::timestamptz
 FROM (
     SELECT
-        v.*, p.is_doubted,
+        v.*,
         v.verdict IN ('unfollowed', 'no_consent', 'suppressed', 'no_subscription', 'channel_limit', 'window_closed')
-            AND NOT p.is_doubted AND jsonb_array_length(p.routes) > 0 AS goes_on
+            AND NOT v.is_doubted AND jsonb_array_length(v.routes) > 0 AS goes_on
     FROM judged AS v
-    JOIN picked AS p ON p.message_id = v.message_id
 ) AS j
 WHERE m.message_id = j.message_id
 RETURNING m.message_id, m.message_key, m.group_key, m.state, m.address, m.template, m.language, m.variables, m.attempt_count,
