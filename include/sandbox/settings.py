@@ -52,7 +52,9 @@ class Settings:
     wecom_per_day: int = 1  # broadcasts a contact gets in a day; the rest are status 3
     subscribe_msgid: bool = True  # the answer of bizsend names the message; whether the real one does is not known
     sms_failed: float = 0.01  # of the messages to a number that takes them: the carrier reports a failure
-    aliyun_sms_minute: int = 50  # to one number with one signature and template, before isv.BUSINESS_LIMIT_CONTROL; 0 = no limit
+    aliyun_sms_minute: int = (
+        50  # to one number with one signature and template, before isv.BUSINESS_LIMIT_CONTROL; 0 = no limit
+    )
     aliyun_sms_hour: int = 50
     aliyun_sms_day: int = 50
     tencent_sms_30_seconds: int = 1  # to one number before LimitExceeded; nobody has published the true values

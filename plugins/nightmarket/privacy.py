@@ -22,7 +22,15 @@ from psycopg.rows import scalar_row
 from nightmarket.settings import ConfigError, get_settings
 from nightmarket.warehouse import Row, copy_bytea, copy_lines, copy_text
 
-KINDS = ("phone", "email", "name", "address", "nick", "portrait", "coupon")  # a coupon code is money: guarded like a person
+KINDS = (
+    "phone",
+    "email",
+    "name",
+    "address",
+    "nick",
+    "portrait",
+    "coupon",
+)  # a coupon code is money: guarded like a person
 MASKED = "masked"  # what a value becomes that the platform has already masked: equal masks are not equal people
 TOKEN_BYTES = 15  # 120 bits, 20 characters of URL-safe base64
 HASH_BYTES = 16

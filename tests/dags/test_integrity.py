@@ -63,7 +63,9 @@ def test_every_task_has_owner_retries_limit_and_alert(bag: Any) -> None:
             assert task.retries >= 1, name
             assert task.retry_policy is not None, name
             assert task.on_failure_callback, f"{name}: nobody is told when it fails"
-            assert task.execution_timeout or task.task_id.startswith("approve"), f"{name}: without execution_timeout it may hang"
+            assert task.execution_timeout or task.task_id.startswith("approve"), (
+                f"{name}: without execution_timeout it may hang"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -106,14 +106,18 @@ class Channel(StrictModel):
     templates: Name  # folder under include/templates
     consent: Literal["following", "granted"]  # does following count as consent, or must it have been given?
     rate_per_second: Annotated[Decimal, Field(gt=0)]  # calls, shared by all workers
-    calls_per_day: Annotated[int, Field(ge=1)] | None = None  # of the account, all workers and runs; None = no quota known
+    calls_per_day: Annotated[int, Field(ge=1)] | None = (
+        None  # of the account, all workers and runs; None = no quota known
+    )
     calls_per_month: Annotated[int, Field(ge=1)] | None = None
     ask_every_seconds: Annotated[int, Field(ge=10)] = 600  # how often a platform is asked about one open message
     connections: Annotated[int, Field(ge=1, le=1000)] = 64
     timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
     group_size: Annotated[int, Field(ge=2, le=10_000)] | None = None  # receivers of one call, for group channels
     max_characters: Annotated[int, Field(gt=0)]
-    sign: Annotated[str, Field(pattern=r"^[^\[\]【】\s]{2,12}$")] | None = None  # SMS: the registered signature, without brackets
+    sign: Annotated[str, Field(pattern=r"^[^\[\]【】\s]{2,12}$")] | None = (
+        None  # SMS: the registered signature, without brackets
+    )
     cost_amount: Money  # per accepted message; of SMS per billed part
     rules: tuple[Rule, ...] = ()
 
@@ -135,7 +139,10 @@ ISSUER_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("account", "platform_stock_id", "detail_id", "benefit_type", "valid_to"),
         ("valid_from", "receiver", "stop_codes", "calls_per_second"),
     ),
-    "youzan": (("account", "platform_stock_id", "valid_to"), ("valid_from", "send_api", "detail_api", "stop_codes", "calls_per_second")),
+    "youzan": (
+        ("account", "platform_stock_id", "valid_to"),
+        ("valid_from", "send_api", "detail_api", "stop_codes", "calls_per_second"),
+    ),
 }
 RECEIVER_KINDS = {"wechat_pay": "wechat_openid", "youzan": "youzan_open_id"}
 ApiVersion = Annotated[str, Field(pattern=r"^[a-z.]+/\d+\.\d+\.\d+$")]
@@ -247,7 +254,9 @@ class ChannelsFile(StrictModel):
     """include/config/channels.yaml."""
 
     brand: Brand
-    link_base_url: Annotated[str, Field(pattern=r"^https://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*$")]  # links: <it>/r/<key>
+    link_base_url: Annotated[
+        str, Field(pattern=r"^https://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*$")
+    ]  # links: <it>/r/<key>
     home_url: HttpsAddress  # where a link leads when its campaign names no landing_url
     frequency: Frequency
     global_holdout: Holdout
@@ -337,12 +346,16 @@ class Fallback(StrictModel):
     """When a message goes on over the next channel of its member, if there is one."""
 
     on_refusal: bool = True  # the channel refused it, or may not be used any more: certainly not sent
-    no_receipt_after_minutes: Annotated[int, Field(ge=5)] | None = None  # accepted, but no receipt came: a second message
+    no_receipt_after_minutes: Annotated[int, Field(ge=5)] | None = (
+        None  # accepted, but no receipt came: a second message
+    )
 
     @model_validator(mode="after")
     def _refusal_first(self) -> "Fallback":
         if self.no_receipt_after_minutes is not None and not self.on_refusal:
-            raise ValueError("no_receipt_after_minutes needs on_refusal: true; who goes on in doubt goes on after a clear no")
+            raise ValueError(
+                "no_receipt_after_minutes needs on_refusal: true; who goes on in doubt goes on after a clear no"
+            )
         return self
 
 
@@ -494,11 +507,15 @@ class ReviewJourney(StrictModel):
     remind_after_days: Annotated[int, Field(ge=1, le=60)]  # after the request
     remind_within_days: Annotated[int, Field(ge=1, le=60)]
     gap_days: Annotated[int, Field(ge=1, le=60)]  # between two requests to one person, whatever the order
-    thanks_within_days: Annotated[int, Field(ge=1, le=60)]  # after the review was written, or the service case was settled
+    thanks_within_days: Annotated[
+        int, Field(ge=1, le=60)
+    ]  # after the review was written, or the service case was settled
     reward_points: Annotated[int, Field(ge=1)]  # for any review, once per order
     rewards: dict[str, bool]  # by platform of the shop: may it be rewarded there? one that is not named: no
     case_within_days: Annotated[int, Field(ge=1, le=60)]  # reviews written longer ago open no service case
-    survey_valid_days: Annotated[int, Field(ge=1, le=90)]  # the link in a thank-you or survey message can be used so long
+    survey_valid_days: Annotated[
+        int, Field(ge=1, le=90)
+    ]  # the link in a thank-you or survey message can be used so long
     landing_url: HttpsAddress | None = None  # where the link of a request leads; default home_url of channels.yaml
     channels: Annotated[tuple[Name, ...], Field(min_length=1)]
     templates: ReviewTemplates
@@ -747,5 +764,7 @@ def _template_problems(
                 yield f"{where(path, *place)}: include/templates/{folder}/{name}/meta.yaml does not exist."
             else:
                 yield from template_problems(folder, name, limit)
-                users = {key: channels.channels[key] for key in channel_names if channels.channels[key].templates == folder}
+                users = {
+                    key: channels.channels[key] for key in channel_names if channels.channels[key].templates == folder
+                }
                 yield from channel_problems(folder, name, users)

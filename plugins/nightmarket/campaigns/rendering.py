@@ -102,7 +102,9 @@ class TemplateMeta(StrictModel):
     variables: tuple[str, ...]
     max_characters: Annotated[int, Field(gt=0, le=MAX_TEMPLATE_CHARACTERS)]
     template_id: str | None = None  # WeChat's id of the template, for WITH_TEMPLATE_ID only
-    template_ids: dict[Name, Texts] = Field(default_factory=dict)  # SMS: channel -> the vendor's ids of the approved texts
+    template_ids: dict[Name, Texts] = Field(
+        default_factory=dict
+    )  # SMS: channel -> the vendor's ids of the approved texts
     parameters: tuple[Name, ...] = ()  # SMS: the fields; their order is their number where a vendor counts them
 
 
@@ -311,7 +313,6 @@ class CompiledTemplate:
             },
             template_id=self.source.template_id,
         )
-
 
     def most_parts(self, language: str, variables: Mapping[str, Any]) -> int:
         """For how many messages one message is billed at most: SMS with the longest name we keep, everything else for one."""

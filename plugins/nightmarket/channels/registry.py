@@ -12,5 +12,16 @@ from nightmarket.channels.wechat_template import WeChatTemplate
 from nightmarket.channels.wecom_broadcast import WecomBroadcast
 
 CHANNELS: dict[str, type[Channel]] = {
-    channel.name: channel for channel in (Email, JPush, SmsAliyun, SmsTencent, WeChatMass, WeChatService, WeChatSubscribe, WeChatTemplate, WecomBroadcast)
+    channel.name: channel
+    for channel in (
+        Email,
+        JPush,
+        SmsAliyun,
+        SmsTencent,
+        WeChatMass,
+        WeChatService,
+        WeChatSubscribe,
+        WeChatTemplate,
+        WecomBroadcast,
+    )
 }

@@ -223,9 +223,15 @@ def _run_notices(runs: list[dict[str, Any]]) -> list[Notice]:
                 n = number(stock["unknown_count"])
                 can_repeat = stock["issuer"] not in ASKED_ONCE
                 zh = f"{run['run_id']} 有 {n} 张优惠券发放结果未知，"
-                zh += "会用同一请求号重试。" if can_repeat else "平台无法查询，请人工核对（nightmarket coupons resolve）。"
+                zh += (
+                    "会用同一请求号重试。"
+                    if can_repeat
+                    else "平台无法查询，请人工核对（nightmarket coupons resolve）。"
+                )
                 en = f"{_n(stock['unknown_count'], 'coupon')} of {run['run_id']} with an unknown outcome; "
-                en += "the same request is repeated." if can_repeat else "a person decides (nightmarket coupons resolve)."
+                en += (
+                    "the same request is repeated." if can_repeat else "a person decides (nightmarket coupons resolve)."
+                )
                 found.append(Notice("check", Text(zh, en)))
             if stock["free_count"] < LOW_STOCK * stock["budget_count"]:
                 n, total = number(stock["free_count"]), number(stock["budget_count"])
