@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from campaign_world import start_run, states
+from nightmarket.campaigns import logbook
 from nightmarket.campaigns.results import LawBroken, check_laws
 from nightmarket.channels.registry import CHANNELS
 from nursery import Nursery, is_alive, kill
@@ -40,7 +41,7 @@ class Scenario:
     workers: int
     what: str = "deliver"  # or "campaign": every step from the audience on
     messages: int = 200
-    longest_life: float = 0.4  # seconds that a worker lives at most before it is killed
+    longest_life: float = 0.3  # seconds until a worker is killed, from its start or its first calls on
     is_platform_bad: bool = False
 
     @property
@@ -186,6 +187,8 @@ def one_run(stage: Any, workers: Nursery, scenario: Scenario, tally: Tally, chan
     for _ in range(scenario.messages // 12):  # enough kills to be in the way everywhere, messages left to the end
         while len(alive) < scenario.workers:
             alive.append(workers.worker(scenario.what, run_id))
+        if chance.random() < 0.7:  # in the middle of its calls; else wherever it is
+            wait_for_calls(stage, alive)
         time.sleep(chance.uniform(0, scenario.longest_life / scenario.workers**0.5))
         alive = [pid for pid in alive if is_alive(pid)]
         if not alive:
@@ -203,6 +206,13 @@ def one_run(stage: Any, workers: Nursery, scenario: Scenario, tally: Tally, chan
     stage.later(minutes=minutes + 10)
     finish(stage, workers, scenario, run_id)
     count(stage, scenario, tally)
+
+
+def wait_for_calls(stage: Any, alive: list[int]) -> None:
+    """Until somebody has written down another call; on a busy machine that takes longer than a worker would live."""
+    seen, deadline = logbook.number(stage.db), time.monotonic() + 5
+    while logbook.number(stage.db) == seen and any(map(is_alive, alive)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def clean(stage: Any) -> None:

@@ -195,7 +195,6 @@ gated AS (   -- the gates, in order; the first that applies is the reason
         END AS reason
     FROM facts AS f
     LEFT JOIN routes AS r ON r.member_id = f.member_id
-    OFFSET 0   -- a fence, here and below: without it every later mention of a column computes it again, hashes included
 ),
 drawn AS (   -- experiment.unit() in SQL: the first 48 bits of sha256(salt:member); only for those whom no gate stopped
     SELECT
@@ -209,7 +208,6 @@ drawn AS (   -- experiment.unit() in SQL: the first 48 bits of sha256(salt:membe
             / 281474976710656.0::double precision
         END AS variant_unit
     FROM gated AS g
-    OFFSET 0
 ),
 armed AS (
     SELECT
@@ -260,7 +258,6 @@ final AS (
         CASE WHEN c.is_alone THEN 2 ELSE 1 END AS choice,
         CASE WHEN c.is_alone AND c.channels[2] IS NULL THEN 'alone_in_group' ELSE c.limit_reason END AS final_reason
     FROM counted AS c
-    OFFSET 0
 )
 SELECT
     %(run_id)s::text,

@@ -1,5 +1,6 @@
 -- Who is in the campaign now and was not in its last run, and the other way round (targeted or held out).
--- Grain: one row; NULL `against` = there is no earlier run.   Params: run_id, shown (how many member ids to name each way).   Reads: push.campaign_runs, push.audiences
+-- Grain: one row; NULL `against` = there is no earlier run.   Params: run_id, shown (how many member ids to name each way).
+-- Reads: push.campaign_runs, push.audiences
 WITH
 this_run AS (SELECT r.campaign, r.created_at FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text),
 last_run AS (

@@ -3,7 +3,7 @@
 --------------------------------------------------------------------------------------------------------------- stocks
 ALTER TABLE push.coupon_stocks ALTER COLUMN platform_stock_id DROP NOT NULL;   -- codes of our own have none
 ALTER TABLE push.coupon_stocks ADD COLUMN budget_amount numeric;               -- face value of all its coupons together; NULL: pieces only
-ALTER TABLE push.coupon_stocks ADD COLUMN valid_days integer;                  -- of a coupon, from the day it was given; NULL: until valid_to
+ALTER TABLE push.coupon_stocks ADD COLUMN valid_days integer;           -- of a coupon, from the day it was given; NULL: until valid_to
 ALTER TABLE push.coupon_stocks ADD COLUMN points_price bigint NOT NULL DEFAULT 0 CHECK (points_price >= 0);  -- what a member pays for one
 ALTER TABLE push.coupon_stocks ADD COLUMN has_codes boolean NOT NULL DEFAULT FALSE;  -- coupons are codes that the database holds
 

@@ -119,7 +119,7 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION push.link_of(text), push.withdraw(text, text, text, text, timestamptz), push.survey_of(bigint),
-    push.answer_survey(bigint, timestamptz) FROM PUBLIC;
+    push.answer_survey(bigint, timestamptz) FROM PUBLIC;  -- noqa: CP02
 GRANT USAGE ON SCHEMA push TO nightmarket_receiver;
 GRANT EXECUTE ON FUNCTION push.link_of(text), push.withdraw(text, text, text, text, timestamptz), push.survey_of(bigint),
     push.answer_survey(bigint, timestamptz) TO nightmarket_receiver, nightmarket_etl;
