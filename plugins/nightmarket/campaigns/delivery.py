@@ -364,7 +364,9 @@ class _LaneWorker:
             if self.stopped or self.delivery.is_over():
                 return await self._release(units[start:])
             chunk = units[start : start + group]
-            quota = await self.db(partial(self.lane.take_quota, calls=len(chunk)))
+            quota = outbox.Quota(len(chunk), 0.0, "")
+            if self.lane.has_quota:
+                quota = await self.db(partial(self.lane.take_quota, calls=len(chunk)))
             if quota.granted < len(chunk):
                 await self._release(units[start + quota.granted :])
                 chunk, units = chunk[: quota.granted], units[: start + quota.granted]

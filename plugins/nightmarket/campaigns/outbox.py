@@ -487,6 +487,10 @@ class Lane:
         row = run_sql(connection, "push/pace.sql", {"account": self._pace, "slots": slots, "rate": rate})[0]
         return float(row["starts_in"])
 
+    @property
+    def has_quota(self) -> bool:
+        return self.channel.calls_per_day is not None or self.channel.calls_per_month is not None
+
     def take_quota(self, connection: psycopg.Connection[Row], calls: int) -> Quota:
         """Count `calls` in the account's windows, before they are made; fewer are granted when a window is almost used up.
 
