@@ -336,7 +336,7 @@ def cases(
     for row in rows:
         settled = row["answered_at"] or row["closed_at"]
         table.add_row(
-            str(row["case_id"]), row["source_id"], row["order_id"], str(row["rating"] or ""), row["state"],
+            str(row["case_id"]), row["source_id"], row["order_id"] or f"(review {row['review_id']})", str(row["rating"] or ""), row["state"],
             f"{row['deadline_at'].astimezone(zone):%Y-%m-%d %H:%M}", row["assigned_to"] or "",
             f"{settled.astimezone(zone):%Y-%m-%d %H:%M}" if settled else "",
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Service cases as the team sees them: in the console and in a shell."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
+from nightmarket.campaigns.cases import watch_cases
 from nightmarket.cli import app
 from nightmarket.console.app import create_app
 from nightmarket.warehouse import Row
@@ -85,3 +86,19 @@ def test_the_commands(cases: list[int], db: psycopg.Connection[Row]) -> None:
     assert row == {"state": "closed", "assigned_to": "小李", "close_reason": "called, sent a new one"}
     actions = db.execute("SELECT action FROM push.audit_log ORDER BY audit_id").fetchall()
     assert [row["action"] for row in actions] == ["assign_case", "close_case"]
+
+
+def test_a_review_of_no_known_order_opens_a_case_too(
+    db: psycopg.Connection[Row], set_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mall tells who wrote, but not for which order: the case is named by the review."""
+    set_clock(AT.isoformat())
+    db.execute(
+        "INSERT INTO core.reviews (source_id, review_id, order_id, rating, rating_original, created_at, batch_id)"
+        " VALUES ('woo_mall', 'R-9001', NULL, 1, '1', %s, 1)",
+        (AT - timedelta(hours=1),),
+    )
+    assert watch_cases()["opened"] == 1
+    assert "…9001" in caplog.text
+    assert "review <code>R-9001</code>" in page("en")
+    assert "(review R-9001)" in CliRunner().invoke(app, ["cases"], env={"COLUMNS": "200"}).output

@@ -4,6 +4,7 @@ SELECT
     c.case_id,
     c.source_id,
     c.order_id,
+    c.review_id,
     c.state,
     v.rating,
     c.written_at,

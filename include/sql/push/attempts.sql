@@ -6,7 +6,9 @@ WITH
 held AS (
     UPDATE push.messages AS m
     SET attempt_count = m.attempt_count + 1, lease_until = %(lease_until)s::timestamptz, updated_at = %(now_at)s::timestamptz
-    WHERE m.message_id = any(%(message_ids)s::bigint[]) AND m.state = 'sending' AND m.lease_owner = %(worker)s::text
+    WHERE m.message_id = any(%(message_ids)s::bigint[])
+      -- still ours; in a CASE, or the planner walks through the index of everybody's leases instead of fetching these few
+      AND CASE m.state WHEN 'sending' THEN m.lease_owner END = %(worker)s::text
       AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
       AND EXISTS (   -- nobody has paused or cancelled the run since
           SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL

@@ -123,7 +123,7 @@ FROM sent AS t
 JOIN unnest(%(exclude_campaigns)s::text[], %(exclude_days)s::integer[]) AS x (campaign, days) ON x.campaign = t.campaign
 WHERE t.accepted_at >= %(as_of_at)s::timestamptz - make_interval(days => x.days)
 UNION ALL
-SELECT DISTINCT s.member_id, 'exclusions.open_service_case: ' || c.source_id || ' ' || c.order_id
+SELECT DISTINCT s.member_id, 'exclusions.open_service_case: ' || c.source_id || ' ' || coalesce(c.order_id, c.review_id)
 FROM selves AS s
 JOIN push.service_cases AS c ON c.member_id = s.former_id
 WHERE %(exclude_service_case)s::boolean AND c.opened_at < %(as_of_at)s::timestamptz

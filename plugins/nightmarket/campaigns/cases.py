@@ -84,7 +84,7 @@ def _tell_team(now: datetime) -> int:
     ):
         with connect(application_name="nightmarket-cases") as connection:
             rows = connection.execute(
-                "SELECT case_id, source_id, order_id, deadline_at, assigned_to FROM push.service_cases"
+                "SELECT case_id, source_id, order_id, review_id, deadline_at, assigned_to FROM push.service_cases"
                 f" WHERE state = %s AND {column} IS NULL ORDER BY deadline_at, case_id FOR UPDATE SKIP LOCKED",
                 (state,),
             ).fetchall()
@@ -101,11 +101,11 @@ def _tell_team(now: datetime) -> int:
 
 
 def _line(row: Row) -> str:
-    """A robot's group is outside our house: the shop, the end of the order number, and the deadline are enough to find a case."""
+    """A robot's group is outside our house: the shop, the end of the order number (or of the review's), and the deadline are enough to find a case."""
     shop = load_sources()[row["source_id"]].name if row["source_id"] in load_sources() else row["source_id"]
     due = row["deadline_at"].astimezone(get_settings().zone)
     who = f" @{row['assigned_to']}" if row["assigned_to"] else ""
-    return f"#{row['case_id']} {shop} …{row['order_id'][-4:]} 截止 due {due:%m-%d %H:%M}{who}"
+    return f"#{row['case_id']} {shop} …{(row['order_id'] or row['review_id'])[-4:]} 截止 due {due:%m-%d %H:%M}{who}"
 
 
 def _tell(connection: psycopg.Connection[Row], subject: str, lines: Sequence[str]) -> bool:

@@ -126,8 +126,11 @@ class Demo:
         self.say("delivered what the night had queued: requests for reviews, reminders, thanks")
 
     def questions(self, business_date: date) -> None:
-        """What people ask in the morning: why does this member have this tier, and what would other rules do?"""
+        """What people ask in the morning: why this tier, what would other rules do, what did the campaign change, and why did
+        this member not get it?"""
+        from nightmarket.campaigns.why_not import explain_why_not
         from nightmarket.console.member import explain_member
+        from nightmarket.retrospective import in_words as results_in_words
         from nightmarket.tiers import load_tiers
         from nightmarket.warehouse import connect
         from nightmarket.what_if import in_words, what_if
@@ -138,6 +141,14 @@ class Demo:
                 "SELECT t.member_id FROM mart.member_tiers AS t WHERE t.valid_to IS NULL"
                 " ORDER BY t.valid_from DESC, t.kind <> 'first' DESC, t.measure_value DESC, t.member_id LIMIT 1"
             ).fetchone()
+            left_out = connection.execute(
+                "SELECT a.member_id, r.run_id FROM push.campaign_runs AS r JOIN push.audiences AS a USING (run_id)"
+                " WHERE r.campaign = %s AND r.mode = 'live' AND a.state = 'excluded' ORDER BY r.created_at DESC, a.member_id LIMIT 1",
+                (CAMPAIGN,),
+            ).fetchone()
+        if left_out:
+            self.write("why-not.txt", "\n\n".join(explain_why_not(CAMPAIGN, left_out["member_id"])))
+            self.write("results.txt", "\n\n".join(results_in_words(left_out["run_id"], lang) for lang in ("zh", "en")))
         if row:
             self.write("member.txt", explain_member(row["member_id"], business_date))
         in_force = load_tiers()
@@ -195,7 +206,7 @@ class Demo:
         self.print_table(result)
         self.print_laws(result["laws"])
         self.say(f"written: {summary_path.relative_to(self.stack.folder.parents[1])}, "
-                 f"{report_path.relative_to(self.stack.folder.parents[1])}, member.txt, what-if.txt beside them")  # fmt: skip
+                 f"{report_path.relative_to(self.stack.folder.parents[1])}, member.txt, what-if.txt, why-not.txt, results.txt beside them")  # fmt: skip
         return result
 
     def print_bill(self, bill: list[dict[str, Any]]) -> None:

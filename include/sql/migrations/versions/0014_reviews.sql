@@ -39,7 +39,7 @@ CREATE TABLE push.service_cases (
     case_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source_id text NOT NULL,
     review_id text NOT NULL,
-    order_id text NOT NULL,
+    order_id text,                                   -- NULL: the shop does not tell for which order
     member_id bigint,                                -- NULL: the shop does not tell who wrote it
     state text NOT NULL CHECK (state IN ('open', 'overdue', 'answered', 'closed')),
     written_at timestamptz NOT NULL,                 -- the review
