@@ -204,7 +204,7 @@ class Demo:
         report_path = write_night_report(self.stack.folder / "night-report.html", business_dates)
         self.print_bill(bill)
         self.print_table(result)
-        self.print_laws(result["laws"])
+        self.print_laws(result["laws"], result)
         self.say(f"written: {summary_path.relative_to(self.stack.folder.parents[1])}, "
                  f"{report_path.relative_to(self.stack.folder.parents[1])}, member.txt, what-if.txt, why-not.txt, results.txt beside them")  # fmt: skip
         return result
@@ -227,18 +227,22 @@ class Demo:
             table.add_row("", row["figure"], core, world, difference, style="red" if row["difference"] else None)
         self.console.print(table)
 
-    def print_laws(self, laws: list[dict[str, Any]]) -> None:
-        """The laws that were checked after every run, with their counts."""
+    def print_laws(self, laws: list[dict[str, Any]], result: dict[str, Any]) -> None:
+        """The laws that were checked after every run, with their counts, and what the receivers counted."""
         table = Table(title="定律 Laws, checked after every run", title_justify="left")
         table.add_column("law", no_wrap=True)
-        table.add_column("runs", justify="right")
-        table.add_column("kept", justify="right")
-        table.add_column("seen last")
+        table.add_column("kept in", no_wrap=True)
+        table.add_column("seen, in the largest run")
         for law in laws:
             broken = law["kept_count"] < law["run_count"]
-            name = f"{words.say(words.LAWS, law['law']).zh} {law['law']}"
-            table.add_row(name, f"{law['run_count']:,}", f"{law['kept_count']:,}", law["observed"],
-                          style="red" if broken else None)  # fmt: skip
+            name = f"{words.say(words.LAWS, law['law']).zh}\n{law['law']}"
+            runs = f"{law['kept_count']:,} of {law['run_count']:,}"
+            table.add_row(name, runs, law["observed"], style="red" if broken else None, end_section=True)
+        arrived = result["sandbox_counters"]["messages"]
+        table.add_row(
+            "到达方的账\nat the receivers", "", f"{arrived['total']:,} messages arrived in the sandbox,"
+            f" {arrived['max_per_receiver_and_key']:,} at most of one message at one receiver",
+        )  # fmt: skip
         self.console.print(table)
 
     def print_table(self, result: dict[str, Any]) -> None:
