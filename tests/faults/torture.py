@@ -222,7 +222,7 @@ def clean(stage: Any) -> None:
             "TRUNCATE push.campaign_runs, push.audiences, push.messages, push.attempts, push.coupons, push.pace, push.platform_keys CASCADE"
         )
     stage.sandbox.control("POST", "/reset", {})
-    stage.sandbox.control("POST", "/settings", {"custom_window": False, "mass_per_month": NO_LIMIT})
+    stage.sandbox.control("POST", "/settings", {"custom_window": False, "mass_per_month": NO_LIMIT, "sms_failed": 0.0})
     stage.later()
 
 

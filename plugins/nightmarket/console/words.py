@@ -173,6 +173,11 @@ def say(words: dict[str, Text], code: str | None) -> Text:
     return words.get(code) or Text(code, code)
 
 
+def p_value(value: Any) -> str:
+    """0.0300 -> "p 0.030"; what rounds to nothing is "p < 0.001", never 0."""
+    return DASH if value is None else "p < 0.001" if value < 0.0005 else f"p {value:.3f}"
+
+
 def number(value: Any, decimals: int = 0) -> str:
     """1234567 -> "1,234,567"; None -> a dash, never 0."""
     if value is None:
@@ -220,7 +225,7 @@ def weekday(day: date) -> Text:
 
 
 FILTERS = {
-    "number": number, "signed": signed, "money": money, "rate": rate, "points": points, "moment": moment,
+    "p_value": p_value, "number": number, "signed": signed, "money": money, "rate": rate, "points": points, "moment": moment,
     "weekday": weekday,
 }  # fmt: skip
 CASE_STATES = {
