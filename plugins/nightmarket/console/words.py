@@ -98,6 +98,8 @@ STEPS = {
     "remind": Text("提醒一次", "remind"),
     "send": Text("活动消息", "message"),
     "send-2": Text("换渠道补发", "second message"),
+    "thanks": Text("感谢评价", "thanks"),
+    "survey": Text("售后回访", "survey"),
 }
 LAWS = {
     "partition": Text("每人恰在一处", "partition"),
