@@ -63,8 +63,7 @@ class Demo:
         self.deliver_due(api)
         self.say(f"{DAYS_BETWEEN} days pass: people open, click, redeem, buy, review, unsubscribe")
         self.night(api, "night two", second_day)
-        self.set_clock(second_day + timedelta(days=1), 10, 0)
-        self.deliver_due(api)
+        self.last_morning(api, second_day)
         self.questions(second_day)
         return self.finish([first_day, second_day])
 
@@ -119,6 +118,11 @@ class Demo:
         self.note_tasks(api, "campaign", "push_campaign", run_id)
         self.timings["campaign"] = time.monotonic() - begun
         self.say(f"campaign {CAMPAIGN}: sent")
+
+    def last_morning(self, api: AirflowApi, business_date: date) -> None:
+        """The reminders and thanks of the last night go out."""
+        self.set_clock(business_date + timedelta(days=1), 10, 0)
+        self.deliver_due(api)
 
     def deliver_due(self, api: AirflowApi) -> None:
         """What the schedule does during the day: send what the night queued for the morning's send window."""
