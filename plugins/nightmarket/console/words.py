@@ -3,6 +3,7 @@
 An unknown code is shown as it is: better a strange word than a wrong one.
 """
 
+from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -226,7 +227,7 @@ def weekday(day: date) -> Text:
     return _WEEKDAYS[day.weekday()]
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "p_value": p_value, "number": number, "signed": signed, "money": money, "rate": rate, "points": points, "moment": moment,
     "weekday": weekday,
 }  # fmt: skip

@@ -188,7 +188,10 @@ class Stack:
         """Make it `moment` (Unix seconds) for the product and for the sandbox; both clocks then run on."""
         from datetime import UTC, datetime
 
-        (self.folder / "clock").write_text(f"{moment - time.time():.3f}")
+        clock = self.folder / "clock"
+        moved = clock.with_suffix(".new")  # in one step: whoever reads an empty file would take the real time for it
+        moved.write_text(f"{moment - time.time():.3f}")
+        moved.replace(clock)
         self.control("/clock", {"now": datetime.fromtimestamp(moment, UTC).isoformat()})
 
     def control(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
