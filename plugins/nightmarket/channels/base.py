@@ -151,7 +151,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: M
     left (time-out, reset, 5xx, an answer that is not JSON) is unknown.
     """
     try:
-        async with session.post(url, data=body, headers=headers) as response:
+        async with session.post(url, data=aiohttp.BytesPayload(body), headers=headers) as response:
             raw = await response.read()
             return _read(response.status, raw, response.headers)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -64,7 +64,7 @@ class WeChatChannel(Channel):
         """
         used = ""
         for _attempt in range(2):
-            token = await self._access_token(stale=used)
+            token = self._token if self._token and self._token != used else await self._access_token(stale=used)
             if isinstance(token, Outcome):
                 return token
             used = token
