@@ -66,6 +66,10 @@ ALTER TABLE push.attempts ADD COLUMN channel text;
 UPDATE push.attempts AS a SET channel = m.channel FROM push.messages AS m WHERE m.message_id = a.message_id;
 ALTER TABLE push.attempts ALTER COLUMN channel SET NOT NULL;
 
+-- Both are written by statements that hold the run's row; looking it up again for each of a million rows took a tenth of the time.
+ALTER TABLE push.audiences DROP CONSTRAINT audiences_run_id_fkey;
+ALTER TABLE push.messages DROP CONSTRAINT messages_run_id_fkey;
+
 -- Caps look at what went out lately, of everybody.
 CREATE INDEX messages_accepted ON push.messages (accepted_at) INCLUDE (member_id, purpose, channel) WHERE accepted_at IS NOT NULL;
 CREATE INDEX messages_open ON push.messages (state, channel) WHERE state IN ('unknown', 'waiting_staff');
