@@ -88,9 +88,7 @@ def test_the_commands(cases: list[int], db: psycopg.Connection[Row]) -> None:
     assert [row["action"] for row in actions] == ["assign_case", "close_case"]
 
 
-def test_a_review_of_no_known_order_opens_a_case_too(
-    db: psycopg.Connection[Row], set_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_review_of_no_known_order_opens_a_case_too(db: psycopg.Connection[Row], set_clock: Any) -> None:
     """A mall tells who wrote, but not for which order: the case is named by the review."""
     set_clock(AT.isoformat())
     db.execute(
@@ -99,6 +97,8 @@ def test_a_review_of_no_known_order_opens_a_case_too(
         (AT - timedelta(hours=1),),
     )
     assert watch_cases()["opened"] == 1
-    assert "…9001" in caplog.text
+    told = db.execute("SELECT detail ->> 'lines' AS lines FROM push.audit_log WHERE action = 'alert'").fetchone()
+    assert told is not None
+    assert "…9001" in told["lines"]
     assert "review <code>R-9001</code>" in page("en")
     assert "(review R-9001)" in CliRunner().invoke(app, ["cases"], env={"COLUMNS": "200"}).output

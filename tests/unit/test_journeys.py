@@ -315,7 +315,7 @@ def test_receipts_settle_messages(orders: Orders, kind: str, detail: str | None,
     orders.sent(AS_OF)
     export_exposures(run_id)
     orders.db.execute(
-        "INSERT INTO core.message_events (source_id, event_id, message_key, kind, detail, occurred_at) VALUES ('own_pages', 'e1', %s, %s, %s, %s)",
+        "INSERT INTO core.message_events (source_id, event_id, message_key, kind, detail, occurred_at) VALUES ('wechat_official', 'e1', %s, %s, %s, %s)",
         (orders.keys()[0], kind, detail, datetime.fromisoformat(MORNING)),
     )
     counts = collect_receipts()
