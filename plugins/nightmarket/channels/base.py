@@ -125,6 +125,21 @@ class Channel(ABC):
         return None
 
 
+class HttpChannel(Channel):
+    """A channel whose calls go over HTTP: one session for as long as it is open."""
+
+    _session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = http_session(self.connections, self.timeout_seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer: its status, its JSON object, the bytes as received, and its headers."""

@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import aiohttp
 import orjson
 import psycopg
 
 from nightmarket import dates
-from nightmarket.channels.base import Answer, Call, Channel, Family, Outcome, http_session, post
+from nightmarket.channels.base import Answer, Call, Family, HttpChannel, Outcome, post
 from nightmarket.settings import ConfigError, Credentials
 from nightmarket.warehouse import Row, connect
 
@@ -71,7 +71,7 @@ class Cid:
     is_new: bool
 
 
-class JPush(Channel):
+class JPush(HttpChannel):
     """Sends with the AppKey (login) and Master Secret (password) of the connection.
 
     Of the connection's extra: `platforms` (default android and ios), `time_to_live` (seconds), `apns_production`, and `options`, an
@@ -100,15 +100,10 @@ class JPush(Channel):
             "Authorization": aiohttp.BasicAuth(credentials.login, credentials.password).encode(),
             "Content-Type": "application/json",
         }
-        self._session: aiohttp.ClientSession
         self._keys = _Keys(credentials.conn_id)
         self._spare: list[tuple[str, datetime]] = []
         self._waiting: dict[str, asyncio.Future[Cid | Outcome]] = {}
         self._filling: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = http_session(self.connections, self.timeout_seconds)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,7 +111,7 @@ class JPush(Channel):
         if self._filling:
             await asyncio.wait([self._filling])
         await asyncio.to_thread(self._keys.close)
-        await self._session.close()
+        await super().__aexit__(kind, error, trace)
 
     async def send(self, call: Call) -> Outcome:
         if not ALIAS.fullmatch(call.addresses[0]):

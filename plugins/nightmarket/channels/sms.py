@@ -6,11 +6,10 @@ No vendor recognises a repeated call: a lost answer stays unknown until the vend
 import re
 from abc import abstractmethod
 from datetime import date, timedelta
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from nightmarket import dates
-from nightmarket.channels.base import Call, Channel, Family, Outcome, http_session
+from nightmarket.channels.base import Call, Family, HttpChannel, Outcome
 from nightmarket.privacy import normalise
 from nightmarket.settings import Credentials
 
@@ -19,22 +18,13 @@ PERSON_PAUSE_SECONDS = 6 * 3600.0
 MOST_BAD_VALUES = 5  # refusals of values in a row: one name may be the reason for one of them, not for all
 
 
-class SmsChannel(Channel):
+class SmsChannel(HttpChannel):
     """Base of the SMS channels: session, number, and what a refused value means."""
 
     family: ClassVar[Family] = "sms"
     reports_delivery: ClassVar[bool] = True
     can_ask: ClassVar[bool] = True
     _bad_values = 0
-
-    async def __aenter__(self) -> Self:
-        self._session = http_session(self.connections, self.timeout_seconds)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
 
     async def send(self, call: Call) -> Outcome:
         number = mainland_number(call.addresses[0])

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import aiohttp
 import orjson
 
 from nightmarket import dates
-from nightmarket.channels.base import Answer, Channel, Family, Outcome, http_session, post
+from nightmarket.channels.base import Answer, Family, HttpChannel, Outcome, post
 from nightmarket.settings import Credentials
 
 API = "https://api.weixin.qq.com"  # when the connection names no host
@@ -35,7 +33,7 @@ BAD_RECEIVER: dict[int, tuple[str, int | None]] = {  # reason, and for how many 
 PERSON_PAUSE_SECONDS = 6 * 3600.0
 
 
-class WeChatChannel(Channel):
+class WeChatChannel(HttpChannel):
     """Base of the channels that call api.weixin.qq.com with an access token."""
 
     family: ClassVar[Family] = "wechat"
@@ -43,18 +41,8 @@ class WeChatChannel(Channel):
     def __init__(self, credentials: Credentials, *, connections: int, timeout_seconds: float) -> None:
         super().__init__(credentials, connections=connections, timeout_seconds=timeout_seconds)
         self._base = (credentials.host or API).rstrip("/")
-        self._session: aiohttp.ClientSession
         self._token = ""
         self._token_lock = asyncio.Lock()
-
-    async def __aenter__(self) -> Self:
-        self._session = http_session(self.connections, self.timeout_seconds)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Answer | Outcome:
         """POST `body` with the account's token; one fresh token when the old one is refused, never more.

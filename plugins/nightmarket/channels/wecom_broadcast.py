@@ -8,13 +8,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import aiohttp
 import orjson
 
-from nightmarket.channels.base import Answer, Call, Channel, Family, Outcome, Question, http_session, post
+from nightmarket.channels.base import Answer, Call, Family, HttpChannel, Outcome, Question, post
 from nightmarket.settings import Credentials
 
 API = "https://qyapi.weixin.qq.com"  # when the connection names no host
@@ -43,7 +42,7 @@ class Result:
     is_complete: bool
 
 
-class WecomBroadcast(Channel):
+class WecomBroadcast(HttpChannel):
     """Login is the corpid, password the secret of 客户联系; `sender` in extra, when one employee sends to everybody."""
 
     name: ClassVar[str] = "wecom_broadcast"
@@ -61,20 +60,10 @@ class WecomBroadcast(Channel):
         self._create_path = str(extra.get("create_path") or "/cgi-bin/externalcontact/add_msg_template")
         self._task_path = str(extra.get("task_path") or "/cgi-bin/externalcontact/get_groupmsg_task")
         self._result_path = str(extra.get("result_path") or "/cgi-bin/externalcontact/get_groupmsg_send_result")
-        self._session: aiohttp.ClientSession
         self._token = ""
         self._token_lock = asyncio.Lock()
         self._result_lock = asyncio.Lock()
         self._results: dict[str, tuple[float, Result]] = {}
-
-    async def __aenter__(self) -> Self:
-        self._session = http_session(self.connections, self.timeout_seconds)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
 
     async def send(self, call: Call) -> Outcome:
         if not 1 <= len(call.addresses) <= MAX_RECEIVERS:
