@@ -22,7 +22,9 @@ COUPON = {"stock": "winback_30", "test_stock": "test_pool"}
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_killed_again_and_again_at_random(stage: Any, workers: Nursery, scenario: Scenario) -> None:
-    torture(stage, workers, replace(scenario, messages=48), kills=4)
+    tally = torture(stage, workers, replace(scenario, messages=48), kills=4)
+    assert tally.kills >= 4
+    assert (tally.duplicates, tally.lost, tally.broken) == (0, 0, [])
 
 
 def killed_in(stage: Any, workers: Nursery, step: str, run_id: str, table: str, event: str, condition: str) -> None:

@@ -136,10 +136,11 @@ def printed() -> Iterator[None]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_torture(stage: Any, workers: Nursery, scenario: Scenario) -> None:
-    torture(stage, workers, scenario, KILLS // len(SCENARIOS))
+    tally = torture(stage, workers, scenario, KILLS // len(SCENARIOS))
+    assert tally.kills >= KILLS // len(SCENARIOS)
 
 
-def torture(stage: Any, workers: Nursery, scenario: Scenario, kills: int) -> None:
+def torture(stage: Any, workers: Nursery, scenario: Scenario, kills: int) -> Tally:
     """Runs of messages, one after the other, until so many workers were killed; then nothing may have gone wrong."""
     tally = TALLIES.setdefault(scenario, Tally())
     chance = random.Random(f"{SEED} {scenario.name} {scenario.workers}")
@@ -154,6 +155,7 @@ def torture(stage: Any, workers: Nursery, scenario: Scenario, kills: int) -> Non
     assert (tally.duplicates, tally.lost, tally.broken) == (0, 0, []), f"seed {SEED}"
     in_hand = (GROUP + CONNECTIONS) * (GROUP_SIZE if scenario.is_group else 1)
     assert tally.unknown <= tally.kills * in_hand or scenario.is_platform_bad
+    return tally
 
 
 def prepare(stage: Any, scenario: Scenario) -> None:
