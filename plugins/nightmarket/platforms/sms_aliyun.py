@@ -4,11 +4,10 @@ Wire facts: docs/connections/sms_aliyun.md. Sending is the channel of the same n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from nightmarket.platforms.base import Check, PushAnswer, PushRequest, Record, Stream, Transport
-from nightmarket.platforms.sms_push import DEAD_NUMBER, REPLY, REPORT, SUCCESS, SmsOptions, stream, take
+from nightmarket.platforms.sms_push import REPLY, REPORT, Client, SmsOptions, stream, take
 from nightmarket.settings import Credentials
 
 NAME = "sms_aliyun"
@@ -19,14 +18,6 @@ class Options(SmsOptions):
     """`options:` of the source."""
 
     dead_codes: tuple[str, ...] = ("MOBILE_NOT_ON_SERVICE", "MOBILE_IN_BLACK", "USER_REJECT")
-
-
-@dataclass(frozen=True)
-class Client:
-    """Nothing is asked from the vendor: it pushes."""
-
-    account: str
-    transport: Transport
 
 
 def connect(
@@ -40,9 +31,7 @@ def connect(
 def _read(options: Options, row: Record) -> Record:
     if "success" in row:
         code = str(row.get("err_code") or "")
-        is_dead = code in options.dead_codes
-        outcome = SUCCESS if row["success"] in (True, "true") else f"{DEAD_NUMBER}: {code}" if is_dead else code
-        return {"kind": REPORT, "outcome": outcome or "failed"}
+        return {"kind": REPORT, "outcome": options.outcome(row["success"] in (True, "true"), code)}
     if "content" in row:
         return {"kind": REPLY, "is_refusal": options.is_refusal(row["content"])}
     return {"kind": "unknown"}

@@ -7,13 +7,25 @@ that name Airflow masks it in its access log.
 import hmac
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
 import orjson
 
 from nightmarket.dates import Window
-from nightmarket.platforms.base import REFUSED, Plan, Push, PushAnswer, PushRequest, Record, Slice, Stream, pushed
+from nightmarket.platforms.base import (
+    REFUSED,
+    Plan,
+    Push,
+    PushAnswer,
+    PushRequest,
+    Record,
+    Slice,
+    Stream,
+    Transport,
+    pushed,
+)
 from nightmarket.settings import ConfigError, Credentials, StrictModel
 
 REPORT, REPLY = "sms.report", "sms.reply"
@@ -26,10 +38,24 @@ class SmsOptions(StrictModel):
     opt_out_words: tuple[str, ...] = ("R", "T", "TD", "退订")  # a reply that is one of them, in any case, is a refusal
     dead_codes: tuple[str, ...]  # receipts after which a number is never used again
 
+    def outcome(self, is_success: bool, code: str) -> str:
+        """What a receipt says of its message, in our words: the vendor's code when it failed, and whether the number is dead."""
+        if is_success:
+            return SUCCESS
+        return f"{DEAD_NUMBER}: {code}" if code in self.dead_codes else code or "failed"
+
     def is_refusal(self, text: object) -> bool:
         """Whether a reply withdraws consent: the words alone, whatever spaces, stops and case."""
         bare = re.sub(r"[\s.。!！,，]", "", str(text or "")).upper()
         return bare in {word.upper() for word in self.opt_out_words}
+
+
+@dataclass(frozen=True)
+class Client:
+    """Nothing is asked from a vendor: it pushes to us."""
+
+    account: str
+    transport: Transport
 
 
 def take(credentials: Credentials, request: PushRequest, answer: bytes) -> PushAnswer:

@@ -4,11 +4,10 @@ Wire facts: docs/connections/sms_tencent.md. Sending is the channel of the same 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from nightmarket.platforms.base import Check, PushAnswer, PushRequest, Record, Stream, Transport
-from nightmarket.platforms.sms_push import DEAD_NUMBER, REPLY, REPORT, SUCCESS, SmsOptions, stream, take
+from nightmarket.platforms.sms_push import REPLY, REPORT, Client, SmsOptions, stream, take
 from nightmarket.settings import Credentials
 
 NAME = "sms_tencent"
@@ -19,14 +18,6 @@ class Options(SmsOptions):
     """`options:` of the source."""
 
     dead_codes: tuple[str, ...] = ("BLACK", "NOUSER")
-
-
-@dataclass(frozen=True)
-class Client:
-    """Nothing is asked from the vendor: it calls back."""
-
-    account: str
-    transport: Transport
 
 
 def connect(
@@ -42,9 +33,7 @@ def connect(
 def _read(options: Options, row: Record) -> Record:
     if "report_status" in row:
         code = str(row.get("errmsg") or "")
-        is_dead = code in options.dead_codes
-        outcome = SUCCESS if row["report_status"] == "SUCCESS" else f"{DEAD_NUMBER}: {code}" if is_dead else code
-        return {"kind": REPORT, "outcome": outcome or "failed"}
+        return {"kind": REPORT, "outcome": options.outcome(row["report_status"] == "SUCCESS", code)}
     if "text" in row:
         return {"kind": REPLY, "is_refusal": options.is_refusal(row["text"])}
     return {"kind": "unknown"}
