@@ -10,7 +10,7 @@ from nightmarket import dates
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, build_run, record_decision
 from nightmarket.campaigns.config import SendWindow
-from nightmarket.campaigns.delivery import deliver
+from nightmarket.campaigns.delivery import ChannelPaused, deliver
 from nightmarket.campaigns.operate import ALLOWED, Done, operate, show
 from nightmarket.campaigns.results import check_laws, dry_run_report
 
@@ -126,6 +126,25 @@ def test_cancelled_in_the_middle_and_run_again_for_the_rest(stage: Any) -> None:
     assert len(stage.received_keys()) == 40
     with pytest.raises(RunRefused, match=f"is already live for 2026-03-14: run {again} is sent"):
         do(run_id, "rerun")
+
+
+def test_messages_with_only_clear_noes_are_taken_over_by_the_next_run(stage: Any) -> None:
+    """Told to try again, or given back before the call: not sent, so the run after the cancelled one sends them."""
+    run_id = stage.run("wechat_service", 3)
+    stage.fault(platform="wechat_official", method="cgi-bin/message/custom/send", kind="call_limit", times=-1)
+    with pytest.raises(ChannelPaused):
+        deliver(run_id, "w", 30)
+    assert states(stage.db, run_id) == {"queued": 3}
+    row = stage.db.execute("SELECT count(*) AS n FROM push.attempts WHERE outcome = 'retry'").fetchone()
+    assert row["n"] == 3
+    stage.fault()
+    assert outbox.resume("wechat_service", "wechat_official", "tester")
+    do(run_id, "cancel")
+    assert states(stage.db, run_id) == {"cancelled": 3}
+    again = start_run()
+    assert states(stage.db, again) == {"queued": 3}
+    deliver(again, "w", 30)
+    assert stage.judge(again) == {"accepted": 3, "unknown": 0, "arrived": 3}
 
 
 def test_an_answer_that_asks_to_try_again_finds_the_run_cancelled(stage: Any) -> None:

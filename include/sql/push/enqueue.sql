@@ -3,9 +3,9 @@
 -- Params: run_id, key_prefix, step, as_of, purpose, channels, accounts (arrays, same order), variants, templates (arrays),
 --   group_channel, group_size, now_at, opens, closes (the send window), house_zone, wants_facts (boolean: the templates say more of a
 --   member than name and tier), can_fall_back (boolean: a refused message goes on over the next channel), expires_at.
--- Reads: push.audiences, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers, mart.tier_programmes,
---   mart.tier_rules
--- Rerun: safe; a message key stands once. A message that was cancelled before any call is taken over by the new run.
+-- Reads: push.audiences, push.attempts, push.coupons, push.coupon_stocks, core.member_identities, core.profiles, mart.member_tiers,
+--   mart.tier_programmes, mart.tier_rules
+-- Rerun: safe; a message key stands once. A cancelled message of which no call can have gone out is taken over by the new run.
 INSERT INTO push.messages AS m (
     message_key, run_id, member_id, step, channel, account, purpose, address, template, language, variant, variables,
     coupon_request, group_key, routes, time_zone, state, last_error, not_before, expires_at, queued_at, updated_at
@@ -118,4 +118,9 @@ SET run_id = excluded.run_id, state = excluded.state, channel = excluded.channel
     routes = excluded.routes, time_zone = excluded.time_zone, last_error = excluded.last_error,
     not_before = excluded.not_before, expires_at = excluded.expires_at,
     queued_at = excluded.queued_at, updated_at = excluded.updated_at
-WHERE m.state = 'cancelled' AND m.attempt_count = 0;
+WHERE m.state = 'cancelled'
+  AND NOT EXISTS (   -- written down and given back, told to try again, refused: clear noes; anything else may have gone out
+      SELECT 1 FROM push.attempts AS t
+      WHERE t.message_id = m.message_id   -- noqa: RF01
+        AND (t.finished_at IS NULL OR t.outcome NOT IN ('retry', 'refused'))
+  );
