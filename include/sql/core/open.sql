@@ -1,7 +1,7 @@
--- The frame of every mapping, first part: which records of a stream a core table has not seen yet, as the temporary view new_records.
--- Grain: one row of mapping_range; new_records has one row per record version, with its payload.
+-- The frame of every mapping, first part: which records of a stream a core table has not seen yet, as temporary views.
+-- Grain: one row of mapping_range; new_records and new_and_waiting_records have one row per record version, with its payload.
 -- Params: source_id (text), stream (text), target (text; the table whose mark is meant).
--- Reads: raw.mappings, raw.batches, raw.records
+-- Reads: raw.mappings, raw.batches, raw.records, raw.rejects
 -- Rerun: safe; the mark moves in close.sql, in the same transaction. Deleting the mark maps everything again.
 INSERT INTO raw.mappings (source_id, stream, target) VALUES (%(source_id)s::text, %(stream)s::text, %(target)s::text)
 ON CONFLICT (source_id, stream, target) DO NOTHING;
@@ -29,6 +29,22 @@ CREATE TEMPORARY VIEW new_records AS
 SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
 FROM new_batches AS b
 JOIN raw.records AS r ON r.batch_id = b.batch_id;
+
+-- The same, and those that wait in raw.rejects for a row they are about: an event that came before its message.
+CREATE TEMPORARY VIEW new_and_waiting_records AS
+SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload FROM new_records AS r
+UNION ALL
+SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
+FROM raw.records AS r
+WHERE r.record_id IN (
+    SELECT w.record_id
+    FROM mapping_range AS g
+    JOIN raw.rejects AS j
+        ON j.source_id = g.source_id AND j.stream = g.stream AND j.stage = 'mapping' AND j.resolved_at IS NULL
+        AND j.reason LIKE 'core.%%: waiting for %%' AND j.batch_id <= g.after_batch_id
+    JOIN raw.records AS w
+        ON w.source_id = j.source_id AND w.stream = j.stream AND w.record_key = j.record_key AND w.batch_id = j.batch_id
+);
 
 DROP TABLE IF EXISTS pg_temp.new_rows;
 DROP TABLE IF EXISTS pg_temp.new_lines;

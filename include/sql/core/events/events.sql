@@ -1,27 +1,13 @@
 -- new_rows: what people did on our own pages, and what WeChat pushed to us, whoever kept the push: those pages or our receiver.
 -- Grain: one row per event; also those that wait in raw.rejects for the message or the person they are about.
 -- Params: source_id (text), account_source_id (text; the WeChat account whose pushes these are), stream (text).
--- Reads: raw.records, raw.rejects
+-- Reads: new_and_waiting_records (temporary)
 -- Rerun: safe; writes a temporary table only. core/write/{form_profiles,follow_events,subscribe_events,message_events,interactions,
 -- consents,survey_answers,page_codes}.sql take it into core. A push is a fact of the account: its rows carry the account's source id,
 -- so that it is one fact whichever way it came.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
-records AS MATERIALIZED (
-    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload FROM new_records AS r
-    UNION ALL
-    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
-    FROM raw.records AS r
-    WHERE r.record_id IN (
-        SELECT w.record_id
-        FROM mapping_range AS g
-        JOIN raw.rejects AS j
-            ON j.source_id = g.source_id AND j.stream = g.stream AND j.stage = 'mapping' AND j.resolved_at IS NULL
-            AND j.reason LIKE 'core.%%: waiting for %%' AND j.batch_id <= g.after_batch_id
-        JOIN raw.records AS w
-            ON w.source_id = j.source_id AND w.stream = j.stream AND w.record_key = j.record_key AND w.batch_id = j.batch_id
-    )
-),
+records AS MATERIALIZED (SELECT r.* FROM new_and_waiting_records AS r),   -- each payload is read once
 typed AS (
     SELECT
         r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload ->> 'kind' AS kind,

@@ -1,25 +1,11 @@
 -- new_rows: what SMS vendors pushed: what became of messages, and what people replied.
 -- Grain: one row per pushed object; also those that wait in raw.rejects for the message they are about.
--- Params: source_id (text), account_source_id (text), stream (text).   Reads: raw.records, raw.rejects
+-- Params: source_id (text), account_source_id (text), stream (text).   Reads: new_and_waiting_records (temporary)
 -- Rerun: safe; writes a temporary table only. core/write/message_events.sql takes receipts into core, core/write/sms_replies.sql replies.
 -- Aliyun's receipt names our key (out_id), Tencent's only its own number (sid). Field names do not overlap. Times are China's.
 CREATE TEMPORARY TABLE new_rows ON COMMIT DROP AS
 WITH
-records AS MATERIALIZED (
-    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload FROM new_records AS r
-    UNION ALL
-    SELECT r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload
-    FROM raw.records AS r
-    WHERE r.record_id IN (
-        SELECT w.record_id
-        FROM mapping_range AS g
-        JOIN raw.rejects AS j
-            ON j.source_id = g.source_id AND j.stream = g.stream AND j.stage = 'mapping' AND j.resolved_at IS NULL
-            AND j.reason LIKE 'core.%%: waiting for %%' AND j.batch_id <= g.after_batch_id
-        JOIN raw.records AS w
-            ON w.source_id = j.source_id AND w.stream = j.stream AND w.record_key = j.record_key AND w.batch_id = j.batch_id
-    )
-),
+records AS MATERIALIZED (SELECT r.* FROM new_and_waiting_records AS r),   -- each payload is read once
 read AS (
     SELECT
         r.record_id, r.batch_id, r.record_key, r.observed_at, r.payload ->> 'kind' AS kind,
