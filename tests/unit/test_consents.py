@@ -400,7 +400,7 @@ def test_bounces_and_complaints_come_in_from_what_was_reported(db: psycopg.Conne
             "INSERT INTO core.message_events VALUES ('email', %s, %s, 'opened', NULL, %s)", (f"o/{key}", key, now)
         )
     for _ in range(2):
-        run_sql(db, "push/receipts.sql", {"now_at": now + timedelta(hours=9), **outbox.FAMILIES})
+        run_sql(db, "push/receipts.sql", {"now_at": now + timedelta(hours=9), "accepted_since": now, **outbox.FAMILIES})
         rows = db.execute(
             "SELECT address, reason, since, origin FROM push.suppressions JOIN core.suppression_events USING (address, reason) ORDER BY reason"
         )

@@ -325,6 +325,22 @@ def test_receipts_settle_messages(orders: Orders, kind: str, detail: str | None,
     check_laws(run_id)
 
 
+def test_receipts_look_back_sixty_days(orders: Orders) -> None:
+    """Channels that report nothing leave their messages accepted for ever: old ones are not read again and again."""
+    orders.signed(orders.buyer())
+    run_id = orders.night(AS_OF)["run_id"]
+    orders.sent(AS_OF)
+    export_exposures(run_id)
+    orders.db.execute(
+        "INSERT INTO core.message_events (source_id, event_id, message_key, kind, occurred_at) VALUES ('own_pages', 'late', %s, 'clicked', %s)",
+        (orders.keys()[0], datetime.fromisoformat(MORNING) + timedelta(days=61)),
+    )
+    orders.set_clock("2026-05-16T09:00:00+08:00")  # 62 days later
+    assert collect_receipts()["delivered"] == 0
+    orders.set_clock("2026-05-13T09:00:00+08:00")  # 59 days
+    assert collect_receipts()["delivered"] == 1
+
+
 def test_a_run_is_finished_when_its_window_is_over(orders: Orders) -> None:
     orders.signed(orders.buyer())
     run_id = orders.night(AS_OF)["run_id"]

@@ -1,11 +1,16 @@
 -- push.messages and core.suppression_events: what the platforms and the people reported about messages.
--- Params: now_at, channels, families (arrays, same order).   Reads: core.message_events, push.messages, core.suppression_events.
--- Rerun: safe.   Grain of the answer: one row with the counts.
+-- Params: now_at, accepted_since, channels, families (arrays, same order).   Reads: core.message_events, push.messages,
+--   core.suppression_events.   Rerun: safe.   Grain of the answer: one row with the counts.
+-- Some channels never report anything, so accepted messages pile up: those from before `accepted_since` are not looked at any more.
 -- A click or an opening proves delivery, also of a message whose answer was lost. A failure counts only against the account the message
 -- is with: what it had from a channel it has left is over.
 WITH
 open_message AS MATERIALIZED (
-    SELECT m.message_key, m.group_key FROM push.messages AS m WHERE m.state IN ('accepted', 'unknown')
+    SELECT m.message_key, m.group_key
+    FROM push.messages AS m
+    WHERE m.state = 'accepted' AND m.accepted_at >= %(accepted_since)s::timestamptz
+    UNION ALL
+    SELECT m.message_key, m.group_key FROM push.messages AS m WHERE m.state = 'unknown'
 ),
 open_key AS (
     SELECT o.message_key AS key FROM open_message AS o
@@ -38,7 +43,8 @@ job_delivered AS (   -- a mass send is reported once for all its receivers; one 
     UPDATE push.messages AS m
     SET state = 'delivered', delivered_at = e.occurred_at, updated_at = %(now_at)s::timestamptz, last_error = NULL
     FROM core.message_events AS e
-    WHERE e.message_key = m.group_key AND e.kind = 'delivered' AND m.state = 'accepted'
+    WHERE e.message_key = m.group_key AND e.kind = 'delivered'
+      AND m.state = 'accepted' AND m.accepted_at >= %(accepted_since)s::timestamptz
     RETURNING m.message_id
 ),
 failed AS (

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +42,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "over_size_limit": ("超出人数上限", "over the size limit"),
     "alone_in_group": ("群发至少需要两名收件人", "a mass send takes two receivers of the same text"),
 }
+RECEIPT_DAYS = 60  # receipts come within days; a click this long after a call settles nothing any more
 MEMBERS_SHOWN = 10  # of those who entered and left, masked
 MODES = {"dry_run": ("演练", "dry run"), "test": ("测试发送", "test"), "live": ("正式发送", "live")}
 
@@ -367,7 +369,9 @@ def collect_receipts() -> dict[str, int]:
     mails = bounces.collect()
     with connect(application_name="nightmarket-receipts") as connection:
         pushes = push_receipts.collect(connection)
-        counts = run_sql(connection, "push/receipts.sql", {"now_at": dates.now(), **FAMILIES})[0]
+        now = dates.now()
+        since = now - timedelta(days=RECEIPT_DAYS)
+        counts = run_sql(connection, "push/receipts.sql", {"now_at": now, "accepted_since": since, **FAMILIES})[0]
         redeemed = coupons.collect_redemptions(connection)
         finished = connection.execute(
             """
