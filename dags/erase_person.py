@@ -1,13 +1,15 @@
-"""Erases people: their clear values leave the vault for good; what stays in the warehouse is anonymous.
+"""Erases people: their clear values leave the vault and the stored pushes for good; what stays in the warehouse is anonymous.
 
 **Who uses it**: whoever answers erasure requests. The form takes tokens (`phone:...`), never clear values: the console
 and psql show a person's tokens.
 
-**At 03:00**: it is only started by hand. Running it twice does no harm: the second run deletes 0 rows.
+**At 03:00**: it is only started by hand. Running it twice does no harm: the second run deletes 0 rows. When pushes about
+the person wait for the night (`unread` in the result and the log), run it again after the next night.
 
 Runbook: docs/runbook.md#erase_person
 """
 
+import logging
 from typing import Any
 
 from airflow.sdk import Param, dag, task
@@ -15,6 +17,8 @@ from airflow.sdk import Param, dag, task
 from nightmarket.orchestration.defaults import DEFAULT_ARGS
 from nightmarket.orchestration.form import check_form, person_of
 from nightmarket.orchestration.labels import Domain, Impact, Layer
+
+log = logging.getLogger(__name__)
 
 
 @task
@@ -37,13 +41,18 @@ def check_request(**context: Any) -> dict[str, Any]:
 
 
 @task
-def erase(request: dict[str, Any]) -> int:
-    """Delete the vault rows and write the audit log, in one transaction; returns how many rows there were."""
+def erase(request: dict[str, Any]) -> dict[str, int]:
+    """Delete vault rows and pushes and write the audit log, in one transaction; how many: secrets, pushes, unread."""
+    from dataclasses import asdict
+
     from nightmarket.privacy import erase
     from nightmarket.warehouse import connect_vault
 
     with connect_vault() as connection:
-        return erase(connection, request["tokens"], actor=request["actor"], reason=request["reason"])
+        erased = erase(connection, request["tokens"], actor=request["actor"], reason=request["reason"])
+    if erased.unread:
+        log.warning("%d pushes about this person are not read yet: erase again after the next night", erased.unread)
+    return asdict(erased)
 
 
 @dag(

@@ -462,13 +462,18 @@ def token(kind: Annotated[str, typer.Argument(help="phone, email, name, address 
 
 @app.command()
 def erase(token: list[str], reason: Annotated[str, typer.Option(help="why, for the audit log")]) -> None:
-    """Delete a person's clear values from the vault for good. Tokens look like phone:XXXX."""
+    """Delete a person's clear values from the vault and the stored pushes for good. Tokens look like phone:XXXX."""
     from nightmarket.privacy import erase as run
     from nightmarket.warehouse import connect_vault
 
     with _sentences(), connect_vault() as connection:
-        deleted = run(connection, token, actor=os.environ.get("USER", "cli"), reason=reason)
-        typer.echo(f"{deleted} of {len(token)} tokens deleted from the vault; the audit log has the entry")
+        erased = run(connection, token, actor=os.environ.get("USER", "cli"), reason=reason)
+        typer.echo(
+            f"{erased.secrets} of {len(token)} tokens deleted from the vault, and {erased.pushes} stored pushes that named them;"
+            " the audit log has the entry"
+        )
+        if erased.unread:
+            typer.echo(f"{erased.unread} pushes about them are not read yet: erase again after the next night")
 
 
 @explain.command("member")

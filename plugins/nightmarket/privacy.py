@@ -6,10 +6,11 @@ equal tokens and joins work without the value. The clear value goes to vault.sec
 
 import base64
 import hashlib
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -262,15 +263,72 @@ def mask(kind: str, value: str) -> str:
     return shown if shown != value else "*" * len(value)  # who is called 王* would be shown whole
 
 
-def erase(connection: psycopg.Connection[Row], tokens: Iterable[str], *, actor: str, reason: str) -> int:
-    """Delete vault rows for good and write the audit log; returns how many were deleted. Everything else is then anonymous.
+@dataclass(frozen=True)
+class Erased:
+    """What an erasure deleted: vault rows, stored pushes that named the person; and such pushes that no night has read yet."""
 
-    Needs a connection of the delivery role. Tokens that the vault does not hold are counted as 0, not as an error.
+    secrets: int
+    pushes: int
+    unread: int
+
+
+def erase(connection: psycopg.Connection[Row], tokens: Iterable[str], *, actor: str, reason: str) -> Erased:
+    """Delete vault rows and stored pushes for good and write the audit log. Everything else is then anonymous.
+
+    Needs a connection of the delivery role, and the keys of tokens and vault. Tokens that the vault does not hold are
+    counted as 0, not as an error. A push that no night has read is kept, because it may withdraw a consent: whoever sees
+    `unread` erases again after the next night.
     """
     wanted = sorted(set(tokens))
     deleted = connection.execute("DELETE FROM vault.secrets WHERE token = ANY(%s)", (wanted,)).rowcount
+    read, unread = _pushes_about(connection, set(wanted))
+    connection.execute("DELETE FROM raw.pushes WHERE push_id = ANY(%s)", (read,))
+    erased = Erased(deleted, len(read), len(unread))
     connection.execute(
-        "INSERT INTO push.audit_log (actor, action, subject, detail) VALUES (%s, 'erase', %s, jsonb_build_object('reason', %s::text, 'deleted', %s::int))",
-        (actor, ", ".join(wanted), reason, deleted),
+        """
+        INSERT INTO push.audit_log (actor, action, subject, detail) VALUES (%s, 'erase', %s, jsonb_build_object(
+            'reason', %s::text, 'deleted', %s::int, 'pushes', %s::int, 'unread_pushes', %s::int))
+        """,
+        (actor, ", ".join(wanted), reason, erased.secrets, erased.pushes, erased.unread),
     )
-    return deleted
+    return erased
+
+
+def _pushes_about(connection: psycopg.Connection[Row], wanted: set[str]) -> tuple[list[int], list[int]]:
+    """(read, not yet read by the stream `events` of their source): pushes in which one of the tokens' values stands."""
+    maker, keyring = Tokenizer.from_settings(), Keyring.from_settings()
+    kinds = {token.partition(":")[0] for token in wanted} & set(KINDS)
+    read: list[int] = []
+    unread: list[int] = []
+    after = 0
+    while rows := connection.execute(
+        """
+        SELECT p.push_id, p.source_id || '/' || p.push_key AS name, p.body, coalesce(p.received_at < (
+            SELECT coalesce(min(c.watermark) FILTER (WHERE c.stream = 'events'), min(c.watermark))
+            FROM raw.cursors AS c WHERE c.source_id = p.source_id
+        ), FALSE) AS is_read
+        FROM raw.pushes AS p WHERE p.push_id > %s ORDER BY p.push_id LIMIT 1000
+        """,
+        (after,),
+    ).fetchall():
+        after = rows[-1]["push_id"]
+        for row in rows:
+            text = keyring.open(row["name"], bytes(row["body"]))
+            maker.secrets.clear()
+            maker.scrub(text)
+            for value in _texts(json.loads(text)):
+                for kind in kinds:
+                    maker.token(kind, value)
+            if not wanted.isdisjoint(maker.secrets):
+                (read if row["is_read"] else unread).append(row["push_id"])
+    return read, unread
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        node = node.values()
+    if isinstance(node, str | int):
+        yield str(node)
+    elif node is not None and not isinstance(node, float):
+        for item in node:
+            yield from _texts(item)

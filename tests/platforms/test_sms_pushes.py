@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
@@ -14,9 +15,9 @@ from nightmarket import dates, landing, mapping, sources
 from nightmarket.campaigns.results import collect_receipts
 from nightmarket.console.receiver import Receiver
 from nightmarket.platforms.base import PushAnswer, PushRequest
-from nightmarket.privacy import Tokenizer
+from nightmarket.privacy import Tokenizer, erase
 from nightmarket.settings import ConfigError
-from nightmarket.warehouse import Row
+from nightmarket.warehouse import Row, connect_vault
 
 AT = "2026-03-15T10:00:00+08:00"
 SECRET = "a-secret-in-the-address"
@@ -163,6 +164,34 @@ def test_no_number_is_kept_in_clear(db: psycopg.Connection[Row], night: Callable
     kept += json.dumps(rows(db, "SELECT payload FROM raw.rejects"), default=str)
     assert PHONE not in kept
     assert PHONE.encode() not in b"".join(bytes(row["body"]) for row in rows(db, "SELECT body FROM raw.pushes"))
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_an_erasure_reaches_what_was_pushed(
+    db: psycopg.Connection[Row], night: Callable[[str], None], vendor: str
+) -> None:
+    """The number as a field and inside somebody else's text; never before it was read, because it may be a withdrawal."""
+    other = "10087654321"
+    push(vendor, reply(vendor, "R"))
+    push(vendor, reply(vendor, f"请打 {PHONE}", phone=other))
+    push(vendor, reply(vendor, "谢谢", phone=other))
+    wanted = Tokenizer.from_settings().token("phone", PHONE)
+
+    def erased() -> tuple[int, int, int]:
+        with connect_vault() as vault:
+            return astuple(erase(vault, [wanted], actor="test", reason="asked"))
+
+    assert erased() == (0, 0, 2)
+    assert one(db, "SELECT count(*) FROM raw.pushes") == 3
+    night(vendor)
+    assert one(db, "SELECT count(*) FROM core.consents WHERE NOT is_granted") > 0
+    assert erased() == (1, 2, 0)
+    assert one(db, "SELECT count(*) FROM raw.pushes") == 1
+    assert erased() == (0, 0, 0)
+    detail = one(db, "SELECT detail - 'reason' FROM push.audit_log WHERE detail ->> 'pushes' = '2'")
+    assert detail == {"deleted": 1, "pushes": 2, "unread_pushes": 0}
+    night(vendor)  # what is gone is missed by nobody
+    assert one(db, "SELECT count(*) FROM raw.rejects WHERE resolved_at IS NULL") == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ receipts

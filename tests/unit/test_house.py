@@ -24,7 +24,7 @@ def test_the_loading_role_can_fill_the_vault_but_not_read_it(environment: str) -
         open_secrets(connection, [token], Keyring.from_settings())
     with connect_vault() as connection:
         assert open_secrets(connection, [token], Keyring.from_settings()) == {token: "100 0000 0001"}
-        assert erase(connection, [token], actor="test", reason="asked by the person") == 1
+        assert erase(connection, [token], actor="test", reason="asked by the person").secrets == 1
     with connect_vault() as connection:
         assert open_secrets(connection, [token], Keyring.from_settings()) == {}
         assert connection.execute("SELECT count(*) AS n FROM push.audit_log WHERE action = 'erase'").fetchone() == {
