@@ -48,6 +48,7 @@ def operate(**context: Any) -> dict[str, Any]:
     return {
         "is_change": bool(done.content_hash) and not params["dry_run"],
         "needs_approval": done.needs_approval and not params["dry_run"],
+        "answer_within_hours": done.answer_within_hours,
         "content_hash": done.content_hash,
         "markdown_zh": done.zh,
         "markdown_en": done.en,

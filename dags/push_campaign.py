@@ -3,8 +3,8 @@ thing, with a person's approval above the size the campaign's YAML sets.
 
 **Who uses it**: the operations manager. *Dry run* on: nothing is reserved, nothing is sent; open the log of
 dry_run_report. *Dry run* off: the run stops at **approve** (tab "Required Action") when the audience is large; Reject,
-and nobody answering within four hours, both mean that nothing is sent, and both are recorded. *Test recipients*: only
-these member ids, with coupons of the test pool.
+and nobody answering in time (`approval.answer_within_hours` of the campaign's file), both mean that nothing is sent, and
+both are recorded. *Test recipients*: only these member ids, with coupons of the test pool.
 
 **At 03:00**: it only runs when somebody started it. A red check_gate is the house working: the marts of that date did
 not pass, nothing goes out. Red after enqueue: clear the task; every message has its key and is sent at most once.

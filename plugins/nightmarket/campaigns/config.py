@@ -362,6 +362,7 @@ class Fallback(StrictModel):
 class ApprovalRule(StrictModel):
     above: Annotated[int, Field(ge=0)]  # more messages than this need a person
     by: tuple[str, ...] = ()  # only these users may say yes; () = everybody who may answer in Airflow
+    answer_within_hours: Annotated[Decimal, Field(gt=0, le=72)] = Decimal(4)  # silence until then is a no
     drift_tolerance: Share = Decimal("0.01")  # share of members that may have changed since, before it is asked again
 
 

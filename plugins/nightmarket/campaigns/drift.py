@@ -25,6 +25,7 @@ from nightmarket.campaigns.results import dry_run_report
 from nightmarket.warehouse import Row, connect, run_sql
 
 log = logging.getLogger(__name__)
+REPORTED = ("needs_approval", "answer_within_hours", "content_hash", "markdown_zh", "markdown_en")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Drift:
 def check_drift(run_id: str) -> dict[str, Any]:
     """Compare the approved audience of a live run with what the same date gives now.
 
-    Returns is_void and sentence; when void also the new report's needs_approval, content_hash, markdown_zh and
-    markdown_en, and the run waits for a decision about it. Asked again after that, the answer is the same; a run that
+    Returns is_void and sentence; when void also the new report's needs_approval, answer_within_hours, content_hash,
+    markdown_zh and markdown_en, and the run waits for a decision about it. Asked again after that, the answer is the same; a run that
     sends already is left alone. Raises RunRefused when the new audience breaks a rule (budget, coupons).
     """
     with connect(application_name="nightmarket-drift") as connection:
@@ -86,7 +87,7 @@ def check_drift(run_id: str) -> dict[str, Any]:
     if not is_void:
         return {"is_void": False, "sentence": sentence}
     report = dry_run_report(run_id)
-    kept = {key: report[key] for key in ("needs_approval", "content_hash", "markdown_zh", "markdown_en")}
+    kept = {key: report[key] for key in REPORTED}
     return {"is_void": True, "sentence": sentence, **kept}
 
 

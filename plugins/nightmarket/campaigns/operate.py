@@ -24,7 +24,7 @@ from nightmarket.campaigns.audience import (
     content_hash,
     lock_run,
 )
-from nightmarket.campaigns.config import SendWindow, load_channels
+from nightmarket.campaigns.config import ApprovalRule, SendWindow, load_channels
 from nightmarket.campaigns.policy import window_findings
 from nightmarket.settings import get_settings
 from nightmarket.warehouse import Row, connect, run_sql
@@ -49,6 +49,7 @@ class Done:
     en: str
     content_hash: str = ""
     needs_approval: bool = False  # a person has to decide, not the policy
+    answer_within_hours: float = 0.0  # and how long that person may think
     start: dict[str, Any] | None = None  # rerun: what to start push_campaign with
 
     def __str__(self) -> str:
@@ -243,6 +244,7 @@ def _extend(
         f"{run_id} may send until {until}; {moved:,} messages move with it.{again_en}",
         content_hash=hashed,
         needs_approval=bool(hashed) and run["needs_approval"],
+        answer_within_hours=float(ApprovalRule.model_validate(campaign["approval"]).answer_within_hours),
     )
 
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from nightmarket import dates
 from nightmarket.campaigns import bounces, coupons, push_receipts
 from nightmarket.campaigns.audience import Plan, RunRefused, audit, frozen_template, lock_run
-from nightmarket.campaigns.config import Campaign, Channel, SendWindow, load_channels
+from nightmarket.campaigns.config import ApprovalRule, Campaign, Channel, SendWindow, load_channels
 from nightmarket.campaigns.experiment import SUSPICIOUS
 from nightmarket.campaigns.forecast import experiment_part
 from nightmarket.campaigns.outbox import FAMILIES, REPEATABLE, SECOND_STEP, STEP
@@ -67,7 +67,7 @@ def dry_run_report(run_id: str) -> dict[str, Any]:
     """What this run would do, for the person who approves it; stored with the run, the same when asked again.
 
     Keys: sizes, excluded, channels, variants, coupons, cost, difference, findings, samples (names masked), content_hash,
-    needs_approval, markdown_zh, markdown_en. A dry run is done with this; a live or test run then waits for a decision.
+    needs_approval, answer_within_hours, markdown_zh, markdown_en. A dry run is done with this; a live or test run then waits for a decision.
     Raises RunRefused when a live or test run breaks a rule (budget, coupons, a template that does not render).
     """
     with connect(application_name="nightmarket-report") as connection:
@@ -178,6 +178,7 @@ def _report(connection: psycopg.Connection[Row], run: Row) -> dict[str, Any]:
         "expires_at": f"{plan.expires_at.astimezone(zone):%Y-%m-%d %H:%M}",
         "content_hash": run["content_hash"],
         "needs_approval": run["mode"] == "live" and targeted > campaign["approval"]["above"],
+        "answer_within_hours": float(ApprovalRule.model_validate(campaign["approval"]).answer_within_hours),
     }
     for position, language in enumerate(("zh", "en")):
         report[f"markdown_{language}"] = _markdown(report, language, MODES[run["mode"]][position])

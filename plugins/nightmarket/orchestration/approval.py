@@ -1,6 +1,7 @@
 """A person's yes or no before anything is sent, recorded whatever it is."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
@@ -12,19 +13,24 @@ class RecordedApproval(ApprovalOperator):
 
     The stock operator skips its children on Reject and leaves no XCom, so nobody could write the refusal down. This one
     pushes XCom `decision` = {"approved", "by", "reason", "is_timed_out"} and lets its child run; the child records the
-    decision and stops the run. With `needed` false (the size is below the limit) nobody is asked.
+    decision and stops the run. With `needed` false (the size is below the limit) nobody is asked. Silence for
+    `answer_within_hours` is a no; the question says so.
     """
 
-    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "needed")
+    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "needed", "answer_within_hours")
 
-    def __init__(self, *, needed: Any = True, **options: Any) -> None:
+    def __init__(self, *, answer_within_hours: Any, needed: Any = True, **options: Any) -> None:
         options.setdefault("defaults", ApprovalOperator.REJECT)  # what silence means
         options.setdefault("params", {"reason": Param("", type=["null", "string"], title="Reason 理由")})
         super().__init__(**options)
         self.needed = needed
+        self.answer_within_hours = answer_within_hours
 
     def execute(self, context: Any) -> Any:
         if self.needed:
+            hours = float(self.answer_within_hours)
+            self.response_timeout = timedelta(hours=hours)
+            self.body = f"{self.body}\n\n{hours:g} 小时内没有答复即视为拒绝。No answer within {hours:g} hours is a no."
             return super().execute(context)
         self.log.info("no approval needed: the audience is not above the limit set for this campaign")
         self._push(context, approved=True, by="policy", reason="size is not above the approval limit", timed_out=False)

@@ -3,7 +3,6 @@ operate_run put them together.
 """
 
 import logging
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import chain, task
@@ -20,7 +19,6 @@ from nightmarket.orchestration.sending import (
 )
 
 log = logging.getLogger(__name__)
-ANSWER_WITHIN = timedelta(hours=4)
 
 
 @task
@@ -45,10 +43,11 @@ def build_audience(request: dict[str, Any], **context: Any) -> str:
 def dry_run_report(campaign_run: str) -> dict[str, Any]:
     """What would happen: sizes, reasons, arms, cost, coupons, masked samples. The whole report stands in this log."""
     from nightmarket.campaigns import results
+    from nightmarket.campaigns.drift import REPORTED
 
     report = results.dry_run_report(campaign_run)
     log.info("%s\n\n%s", report["markdown_zh"], report["markdown_en"])
-    return {key: report[key] for key in ("needs_approval", "content_hash", "markdown_zh", "markdown_en")}
+    return {key: report[key] for key in REPORTED}
 
 
 @task.short_circuit
@@ -81,7 +80,7 @@ def check_drift(campaign_run: str) -> dict[str, Any]:
     found = drift.check_drift(campaign_run)
     if found["is_void"]:
         log.warning("%s: %s. The approval is void.\n\n%s", campaign_run, found["sentence"], found["markdown_zh"])
-    return {"needs_approval": False, "content_hash": "", "markdown_zh": "", "markdown_en": "", **found}
+    return {**dict.fromkeys(drift.REPORTED), **found}
 
 
 @task.short_circuit
@@ -94,12 +93,13 @@ def record_second_decision(campaign_run: str, drift: dict[str, Any], **context: 
 
 def asking(task_id: str, subject: str, source: str, needed: Any) -> RecordedApproval:
     """The approval of a report that the task `source` returned."""
+    parts = (f"{{{{ ti.xcom_pull('{source}')['markdown_{language}'] }}}}" for language in ("zh", "en"))
     return RecordedApproval(
         task_id=task_id,
         subject=subject,
-        body=f"{{{{ ti.xcom_pull('{source}')['markdown_zh'] }}}}\n\n---\n\n{{{{ ti.xcom_pull('{source}')['markdown_en'] }}}}",
+        body="\n\n---\n\n".join(parts),
         needed=needed,
-        response_timeout=ANSWER_WITHIN,
+        answer_within_hours=f"{{{{ ti.xcom_pull('{source}')['answer_within_hours'] }}}}",
         execution_timeout=None,
     )
 
