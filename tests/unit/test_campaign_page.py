@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from campaign_world import write_config
+from campaign_world import without_database, write_config
 from nightmarket.campaigns.config import Campaign, campaign_problems, load_campaign, load_channels
 from nightmarket.campaigns.rendering import VARIABLES, TemplateMeta
 from nightmarket.campaigns.results import REASONS
@@ -48,6 +48,11 @@ def test_every_field_variable_and_gate_is_on_the_page() -> None:
     assert tables("The fields") == [set(fields(Campaign))]
     assert tables("Who gets it") == [set(REASONS)]
     assert tables("Templates") == [set(fields(TemplateMeta)), set(VARIABLES)]
+
+
+@pytest.fixture(autouse=True)
+def _files_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from without_database(monkeypatch)
 
 
 def test_the_example_is_a_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
