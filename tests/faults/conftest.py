@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,13 +14,11 @@ import psycopg
 import pytest
 
 from campaign_world import MORNING, ConfigFolder, People, green_night, sandbox_openids, start_run, write_config
-from nightmarket.settings import ROOT
 from nightmarket.warehouse import Row, connect
-from nursery import Nursery, nursery
+from nursery import Nursery, Worker, nursery
 
 WORKER = """
-import json, logging, sys
-logging.basicConfig(level="INFO", stream=sys.stderr)
+import json, sys
 from nightmarket.campaigns import coupons, delivery
 run_id, name = sys.argv[2], sys.argv[3]
 result = delivery.deliver(run_id, name, 60) if sys.argv[1] == "deliver" else coupons.issue(run_id)
@@ -41,11 +37,12 @@ class Stage:
         config: ConfigFolder,
         set_clock: Callable[[str], None],
         connections: ExitStack,
+        nursery: Nursery,
     ) -> None:
         self.pg, self.db, self.sandbox, self.config, self._set_clock = pg, db, sandbox, config, set_clock
-        self._connections = connections
+        self._connections, self._nursery = connections, nursery
         self.people = People(db)
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Worker] = []
         self.clock(MORNING)
 
     def clock(self, moment: str) -> None:
@@ -83,28 +80,25 @@ class Stage:
         self.audience(channel, count)
         return start_run(**options)
 
-    def worker(self, run_id: str, name: str, what: str = "deliver") -> subprocess.Popen[bytes]:
+    def script(self, script: str, *arguments: str) -> Worker:
+        """A process of its own, which does not outlive the test."""
+        self.workers.append(self._nursery.script(script, *arguments))
+        return self.workers[-1]
+
+    def worker(self, run_id: str, name: str, what: str = "deliver") -> Worker:
         """A worker in a process of its own."""
-        process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, what, run_id, name],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
-            stdout=subprocess.PIPE,
-            stderr=(Path(os.environ["NIGHTMARKET_VAR"]) / f"{name}.log").open("wb"),
-        )
-        self.workers.append(process)
-        return process
+        return self.script(WORKER, what, run_id, name)
 
-    def finish(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    def finish(self, worker: Worker) -> dict[str, Any]:
         """Wait for a worker and read its result."""
-        output, _ = process.communicate(timeout=90)
-        assert process.returncode == 0
-        return dict(json.loads(output))
+        assert worker.wait() == 0, worker.log.read_text()[-2000:]
+        return dict(json.loads(worker.printed()))
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, worker: Worker) -> None:
         """kill -9; its database sessions end too, as they do when a machine goes away."""
-        assert process.poll() is None, "the worker ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        assert worker.poll() is None, "the worker ended before it could be killed"
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(10)
         self.drop_sessions()
 
     def drop_sessions(self) -> int:
@@ -252,6 +246,7 @@ def stage(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     set_clock: Callable[[str], None],
+    workers: Nursery,
 ) -> Iterator[Stage]:
     config = write_config(tmp_path / "house", monkeypatch)
     one = [{"name": "gift", "share": 1, "template": "winback_gift"}]
@@ -263,13 +258,10 @@ def stage(
     sandbox.control("POST", "/settings", {"custom_window": False})
     green_night(db)
     connections = ExitStack()
-    stage = Stage(pg, db, sandbox, config, set_clock, connections)
+    stage = Stage(pg, db, sandbox, config, set_clock, connections, workers)
     yield stage
     connections.close()
-    for process in stage.workers:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    for worker in stage.workers:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(10)
     sandbox.control("POST", "/settings", {"custom_window": True})

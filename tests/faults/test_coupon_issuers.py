@@ -1,10 +1,7 @@
 """Coupons of every issuer: codes of our own, lists, points, Taobao benefits, Youzan vouchers. Given once, used once, or listed."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +25,7 @@ from nightmarket.platforms import taobao, woocommerce, youzan
 from nightmarket.platforms.base import Slice, Transport
 from nightmarket.privacy import Keyring, open_secrets
 from nightmarket.quality import judge
-from nightmarket.settings import ROOT, ConfigError, credentials
+from nightmarket.settings import ConfigError, credentials
 from nightmarket.warehouse import connect_vault
 
 OWN = {"stock": "own_20", "test_stock": "own_test"}
@@ -368,21 +365,12 @@ def test_n_processes_after_n_minus_1_coupons(stage: Any, tmp_path: Path, issuer:
         shutil.copy(folder / "winback_gold.yaml", folder / f"{name}.yaml")
         stage.config.campaign(name, campaign=name, salt=name)
     runs, start = [approved(name) for name in names], tmp_path / "start"
-    rivals = [
-        subprocess.Popen(
-            [sys.executable, "-c", RIVAL, run_id, str(start)],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for run_id in runs
-    ]
-    stage.workers += rivals
+    rivals = [stage.script(RIVAL, run_id, str(start)) for run_id in runs]
     for rival in rivals:
-        assert rival.stdout is not None
-        assert rival.stdout.readline() == "ready\n"
+        stage.wait_until(lambda rival=rival: rival.printed() == "ready\n")
     start.touch()
-    got = sorted(int(rival.communicate(timeout=60)[0]) for rival in rivals)
+    assert [rival.wait(60) for rival in rivals] == [0] * 4
+    got = sorted(int(rival.printed().split()[1]) for rival in rivals)
     if issuer == "wechat_pay":  # WeChat gives one person one of this stock, whatever our file says: two were refused
         assert states(stage)["issued"] == 1
         assert states(stage)["released"] >= 2

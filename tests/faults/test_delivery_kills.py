@@ -93,7 +93,7 @@ def test_a_worker_that_is_asked_to_stop_leaves_no_doubt(stage: Any, channel: str
     run_id = start_run()
     worker = stage.worker(run_id, "first")
     stage.wait_until(lambda: len(stage.received_keys()) > 3)
-    worker.terminate()
+    worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == -signal.SIGTERM
     states = list(stage.messages(run_id).values())
     assert set(states) == {"accepted", "queued"}

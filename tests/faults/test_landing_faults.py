@@ -1,8 +1,6 @@
 """Data in survives: killed processes, lists that move, records nobody can use, two runs at once. The next run repairs by itself."""
 
-import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from nightmarket import dates, landing, mapping, sources
 from nightmarket.warehouse import Row, connect
+from nursery import Nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "platforms"))
@@ -91,17 +90,17 @@ def undisturbed(expected: dict[str, Any], db: psycopg.Connection[Row]) -> dict[s
     ],
 )
 def test_a_killed_landing_is_completed_by_the_next_run(
-    db: psycopg.Connection[Row], sandbox: Any, expected: dict[str, Any], moment: str, batch: int, stream: str
+    db: psycopg.Connection[Row],
+    sandbox: Any,
+    workers: Nursery,
+    expected: dict[str, Any],
+    moment: str,
+    batch: int,
+    stream: str,
 ) -> None:
     rows = undisturbed(expected, db)
-    victim = subprocess.run(
-        [sys.executable, "-c", VICTIM, moment, str(batch), stream],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert victim.returncode == -signal.SIGKILL, victim.stderr.decode()[-500:]
+    victim = workers.script(VICTIM, moment, str(batch), stream)
+    assert victim.wait(120) == -signal.SIGKILL, victim.log.read_text()[-500:]
     half = one(db, "SELECT count(*) FROM raw.records")
     assert half == one(db, "SELECT coalesce(sum(changed_count), 0) FROM raw.batches"), "half a batch was committed"
     night("after")

@@ -15,7 +15,7 @@ from nightmarket.warehouse import Row, connect
 def sql_database(pg: Any) -> Iterator[str]:
     """A migrated database that stays empty: every test rolls back what it wrote. Yields its DSN (the loading role's)."""
     name = f"sql_{uuid.uuid4().hex[:12]}"
-    pg.server.create_database(name, template="template_nightmarket")
+    pg.create_database(name)
     yield pg.dsn(name)
     pg.server.drop_database(name)
 

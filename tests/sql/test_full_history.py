@@ -34,7 +34,7 @@ SHOP = "taobao_flagship"
 def history(pg: Any) -> Iterator[str]:
     """A database with the history in core and the marts of its last day; yields the DSN."""
     name = f"history_{uuid.uuid4().hex[:12]}"
-    pg.server.create_database(name, template="template_nightmarket")
+    pg.create_database(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIGHTMARKET_WAREHOUSE_DSN", pg.dsn(name))
         settings_module.get_settings.cache_clear()

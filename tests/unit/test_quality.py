@@ -37,7 +37,7 @@ TABLE: dict[str, Any] = {
 def shared_database(pg: Any) -> Iterator[str]:
     """One database for all tests of this file; each begins with empty tables."""
     name = f"gates_{uuid.uuid4().hex[:12]}"
-    pg.server.create_database(name, template="template_nightmarket")
+    pg.create_database(name)
     yield pg.dsn(name)
     pg.server.drop_database(name)
 
