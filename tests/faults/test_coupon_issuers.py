@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from campaign_world import AS_OF, MORNING, approve
 from nightmarket import dates, landing, mapping, sources
 from nightmarket.campaigns import codes, coupons, outbox
-from nightmarket.campaigns.audience import RunRefused, build_run
+from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, build_run
 from nightmarket.campaigns.codes import CodeRefused
 from nightmarket.campaigns.config import load_campaign
 from nightmarket.campaigns.coupons import CouponsInDoubt
 from nightmarket.campaigns.delivery import deliver
+from nightmarket.campaigns.operate import operate
 from nightmarket.campaigns.results import LawBroken, check_laws, collect_receipts, dry_run_report, export_exposures
 from nightmarket.cli import app
 from nightmarket.dates import Window
@@ -99,6 +100,22 @@ def balanced(day: Any = AS_OF) -> str:
     report = judge("push", day, "test")
     assert report.failed == [], str(report)
     return next(result.observed for result in report.results if result.check == "coupons_balance")
+
+
+@pytest.mark.parametrize("change", [{"name": "满200减5"}, {"face_amount": 5}, {"valid_to": "2026-04-01"}], ids=str)
+def test_a_coupon_that_changed_after_the_approval_is_not_promised(stage: Any, change: dict[str, Any]) -> None:
+    """Somebody edits the stock and looks at another dry run: what was approved would say something else now."""
+    with_codes(stage, 2)
+    run_id = approved()
+    with stage.config.editing("channels.yaml") as data:
+        data["coupon_stocks"]["own_20"].update(change)
+    dry_run_report(build_run("winback_gold", AS_OF, "dry_run", "tester"))
+    with pytest.raises(ApprovalVoid, match="that is not what was approved"):
+        coupons.reserve(run_id)
+    assert states(stage) == {}
+    operate(run_id, "cancel", "boss", "another coupon", dry_run=False)
+    again = sent(stage)
+    assert stage.judge(again)["accepted"] == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- own codes

@@ -22,6 +22,7 @@ from nightmarket.campaigns.stocks import (
     free_count,
     lock_stock,
     receiver_parameters,
+    require_approved,
     shown,
     stock_of,
     sync_stock,
@@ -64,6 +65,7 @@ def reserve(run_id: str) -> int:
         if run["state"] not in ("approved", "sending", "sent"):
             raise RunRefused(f"run {run_id} is {run['state']}, not approved; no coupon is reserved.")
         stock = lock_stock(connection, stock_id)
+        require_approved(connection, run)
         receivers = receiver_parameters(run)
         if receivers["points_price"]:
             _lock_purses(connection, run_id)

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from nightmarket import dates
-from nightmarket.campaigns.audience import RunRefused
+from nightmarket.campaigns.audience import ApprovalVoid, RunRefused
 from nightmarket.campaigns.config import Stock, load_channels
 from nightmarket.campaigns.issuers import open_issuer
 from nightmarket.campaigns.issuers.base import IssuerError, StockFacts
@@ -138,6 +138,34 @@ def lock_stock(connection: psycopg.Connection[Row], stock_id: str) -> Row:
     if stock is None:
         raise RunRefused(f"coupon stock {stock_id} was never read from its issuer; make the dry-run report first.")
     return stock
+
+
+def require_approved(connection: psycopg.Connection[Row], run: Row) -> None:
+    """Raise ApprovalVoid when the run's stock is not what its report showed; it stays so until the transaction ends.
+
+    What messages say of a coupon is read from the stock's row, and every report of any campaign reads that row anew.
+    """
+    stock_id = stock_of(run)
+    if stock_id is None:
+        return
+    stock = connection.execute(
+        "SELECT name, face_amount, minimum_amount, valid_to, valid_days FROM push.coupon_stocks WHERE stock_id = %s FOR SHARE",
+        (stock_id,),
+    ).fetchone()
+    if stock is None:
+        raise RunRefused(f"coupon stock {stock_id} was never read from its issuer; make the dry-run report first.")
+    approved = Stock.model_validate(run["config"]["stocks"][stock_id])
+    until = ((run["report"] or {}).get("coupons") or {}).get("valid_to")
+    now = f"{valid_until(stock).astimezone(get_settings().zone):%Y-%m-%d}"
+    is_same = (stock["name"], stock["face_amount"], stock["minimum_amount"], stock["valid_days"]) == (
+        approved.name, approved.face_amount, approved.minimum_amount, approved.valid_days,
+    )  # fmt: skip
+    # what is valid for so many days is valid longer when it is given later
+    if not is_same or (until is not None and (now < until if stock["valid_days"] else now != until)):
+        raise ApprovalVoid(
+            f"run {run['run_id']}: coupon stock {stock_id} is now {stock['name']!r}, {stock['face_amount']} off"
+            f" {stock['minimum_amount']}, valid until {now}; that is not what was approved. Cancel the run and run it again."
+        )
 
 
 def balance(connection: psycopg.Connection[Row], stock_id: str) -> Row:
