@@ -125,9 +125,15 @@ def _copy_into(table: str, columns: Sequence[str]) -> sql.Composed:
     )
 
 
-def advisory_lock(connection: psycopg.Connection[Row], name: str, *, wait: bool = True) -> bool:
-    """Take the transaction-level advisory lock of `name`; without `wait`, False when somebody else holds it."""
+def advisory_lock(connection: psycopg.Connection[Row], name: str, *, wait: bool = True, shared: bool = False) -> bool:
+    """Take the transaction-level advisory lock of `name`; without `wait`, False when somebody else holds it.
+
+    A `shared` one is held by any number at once, but never beside one that is not shared.
+    """
     key = _lock_key(name)
+    if shared:
+        connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (key,))
+        return True
     if wait:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
         return True

@@ -218,6 +218,69 @@ def test_a_window_that_is_refused_leaves_what_was_approved_and_ends_the_rest(sta
     assert outbox.enqueue(again) == 2
 
 
+def test_a_worker_that_was_under_way_does_not_go_on_with_the_old_window(stage: Any) -> None:
+    """It holds messages and the old hours; the change was approved before it asked again whether the run still sends."""
+    stage.audience("email", 30)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"] |= {"attempt_group": 2, "claim_size": 30}
+        data["channels"]["email"]["rate_per_second"] = 5
+    run_id = start_run()
+    process = stage.worker(run_id, "before")
+    stage.wait_until(lambda: states(stage.db, run_id).get("accepted", 0) >= 2)
+    done = do(run_id, "extend", window=SendWindow.model_validate({"opens": "15:00", "closes": "16:00"}))
+    record_decision(run_id, True, "boss", "in the afternoon", done.content_hash)
+    changed_at = dates.now()
+    stage.finish(process)
+    begun = stage.db.execute("SELECT count(*) AS n FROM push.attempts WHERE started_at > %s", (changed_at,)).fetchone()
+    assert begun["n"] == 0, "a call was begun in a window that is not approved any more"
+    assert set(states(stage.db, run_id)) == {"accepted", "queued"}
+    stage.clock("2026-03-15T15:00:00+08:00")
+    with stage.config.editing("channels.yaml") as data:
+        data["channels"]["email"]["rate_per_second"] = 200
+    deliver(run_id, "after", 30)
+    assert stage.judge(run_id)["accepted"] == 30
+
+
+def test_cancelled_while_a_change_waits_for_approval(stage: Any) -> None:
+    """What went out was approved; what nobody approved is taken back with the rest."""
+    members = stage.audience("email", 3)
+    run_id = start_run()
+    stage.db.execute(
+        "UPDATE push.messages SET not_before = not_before + interval '2 hours' WHERE member_id = %s", (members[0],)
+    )
+    deliver(run_id, "w", 30)
+    do(run_id, "extend", window=SendWindow.model_validate({"opens": "09:00", "closes": "22:00"}))
+    do(run_id, "cancel")
+    assert states(stage.db, run_id) == {"accepted": 2, "cancelled": 1}
+    row = stage.db.execute("SELECT config, previous_config FROM push.campaign_runs").fetchone()
+    assert row["config"]["campaign"]["send_window"]["closes"] == "20:00:00"
+    assert row["previous_config"] is None
+    check_laws(run_id)
+
+
+def test_a_size_limit_holds_over_a_run_and_its_rerun(stage: Any) -> None:
+    stage.audience("email", 6)
+
+    def start() -> str:
+        run_id = build_run("winback_gold", AS_OF, "live", "tester", size_limit=3)
+        approve(run_id, dry_run_report(run_id))
+        outbox.enqueue(run_id)
+        return run_id
+
+    run_id = start()
+    one = stage.db.execute("SELECT min(member_id) AS one FROM push.messages").fetchone()["one"]
+    stage.db.execute(
+        "UPDATE push.messages SET not_before = not_before + interval '2 hours' WHERE member_id = %s", (one,)
+    )
+    deliver(run_id, "w", 30)
+    do(run_id, "cancel")
+    again = start()
+    assert states(stage.db, again) == {"queued": 1}, "the one that the first run did not get to"
+    deliver(again, "w", 30)
+    assert len(stage.received_keys()) == 3
+    check_laws(again)
+
+
 @pytest.mark.parametrize("action", ALLOWED)
 def test_every_action_names_the_states_it_is_for(stage: Any, action: str) -> None:
     run_id = stage.run("email", 2)

@@ -1,6 +1,7 @@
 -- push.attempts: write down that these calls are about to be made, for the messages this worker still holds.
 -- Grain: one row per message and attempt; returns the messages that may be called now. The lease starts anew.
--- Params: message_ids, worker, now_at, lease_until, opens, closes (the send window), house_zone.
+-- Params: message_ids, worker, config_hash (of what they were rendered from), now_at, lease_until, opens, closes (the send
+--   window), house_zone.
 -- Rerun: no; a repeated call would be a second attempt.
 WITH
 held AS (
@@ -10,8 +11,10 @@ held AS (
       -- still ours; in a CASE, or the planner walks through the index of everybody's leases instead of fetching these few
       AND CASE m.state WHEN 'sending' THEN m.lease_owner END = %(worker)s::text
       AND m.lease_until > %(now_at)s::timestamptz AND m.expires_at > %(now_at)s::timestamptz
-      AND EXISTS (   -- nobody has paused or cancelled the run since
-          SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL
+      AND EXISTS (   -- nobody has paused, cancelled or changed the run since
+          SELECT 1
+          FROM push.campaign_runs AS r
+          WHERE r.run_id = m.run_id AND r.state = 'sending' AND r.paused_at IS NULL AND r.config_hash = %(config_hash)s::text
       )
       AND CASE
           WHEN m.time_zone IS NULL   -- asked once, not of every row

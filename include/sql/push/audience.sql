@@ -110,11 +110,18 @@ received_in_all AS (
 ruled_out AS (   -- by a filter or an exclusion of the campaign: the first rule by name
     SELECT r.member_id, min(r.rule) AS rule FROM audience_rules AS r GROUP BY r.member_id
 ),
-reached AS (   -- another run of this campaign for this day has a message for the member
+reached AS (   -- another run of this campaign for this day has a message for the member, or to an address that is theirs now
     SELECT DISTINCT s.member_id
     FROM push.campaign_runs AS r
     JOIN push.messages AS m ON m.run_id = r.run_id
     JOIN selves AS s ON s.former_id = m.member_id
+    WHERE r.campaign = %(campaign)s::text AND r.as_of = %(as_of)s::date AND r.mode = 'live'
+      AND r.run_id <> %(run_id)s::text AND m.state <> 'cancelled'
+    UNION
+    SELECT k.member_id
+    FROM push.campaign_runs AS r
+    JOIN push.messages AS m ON m.run_id = r.run_id
+    JOIN known AS k ON k.value = m.address
     WHERE r.campaign = %(campaign)s::text AND r.as_of = %(as_of)s::date AND r.mode = 'live'
       AND r.run_id <> %(run_id)s::text AND m.state <> 'cancelled'
 ),
@@ -220,13 +227,16 @@ armed AS (
     FROM drawn AS d
 ),
 -- Two questions about all together are asked of few columns: windows over these wide rows would sort all of them twice.
-cut AS (   -- the first one beyond the size limit: in hash order, so that a rerun cuts the same members
+allowed AS (   -- by the size limit, less whom other runs of the day have reached: two runs are no more than one
+    SELECT greatest(%(max_messages)s::bigint - (SELECT count(*) FROM facts AS f WHERE f.is_reached), 0) AS message_count
+),
+cut AS (   -- the first one beyond it: in hash order, so that a rerun cuts the same members
     SELECT a.holdout_unit, a.member_id
     FROM armed AS a
     WHERE a.reason IS NULL AND NOT a.is_holdout
-      AND (SELECT count(*) FROM armed AS e WHERE e.reason IS NULL AND NOT e.is_holdout) > %(max_messages)s::bigint
+      AND (SELECT count(*) FROM armed AS e WHERE e.reason IS NULL AND NOT e.is_holdout) > (SELECT l.message_count FROM allowed AS l)
     ORDER BY a.holdout_unit ASC, a.member_id ASC
-    LIMIT 1 OFFSET %(max_messages)s::bigint
+    LIMIT 1 OFFSET (SELECT l.message_count FROM allowed AS l)
 ),
 limited AS (
     SELECT

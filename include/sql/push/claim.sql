@@ -2,17 +2,20 @@
 -- Grain: one returned row per message that was looked at; only those with state 'sending' are to be sent.
 -- Params: run_id, channel, account, family, identity_kind, worker, now_at, lease_until, claim_size, group_key (NULL = single
 --   messages), is_repeat (an earlier identical call may have gone out: nothing is asked again, or the receivers would differ),
---   implied_consent, cap_messages, cap_since, campaign, campaign_cap, campaign_since, day_limit, day_start, month_limit, month_start,
---   window_hours, window_limit (NULL = no such rule), opens, closes (the send window), house_zone.
--- Reads: core.identities, core.member_identities, core.consents, core.followers, core.interactions, push.suppressions, push.messages,
---   push.attempts, push.campaign_runs, push.calls_before_restore
+--   config_hash (of the configuration the worker renders from), implied_consent, cap_messages, cap_since, campaign, campaign_cap,
+--   campaign_since, day_limit, day_start, month_limit, month_start, window_hours, window_limit (NULL = no such rule),
+--   opens, closes (the send window), house_zone.
+-- Reads: core.identities, core.member_identities, core.members, core.consents, core.followers, core.interactions, push.suppressions,
+--   push.messages, push.attempts, push.audiences, push.campaign_runs, push.calls_before_restore
+-- Members may have become one person, or two, since the audience was built: what went out under any of a person's names counts, one
+-- person gets one message of a run, and an address that is somebody else's today is no address.
 -- Outside the send window on the receiver's clock a message goes back to wait for it. What its channel may not send any more goes on
 -- over the next channel of its routes; what nobody may send ends here.
 -- Rerun: safe; rows locked by another worker are skipped.
 WITH
 picked AS (
     SELECT
-        m.message_id, m.message_key, m.member_id, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
+        m.message_id, m.message_key, m.member_id, m.step, m.purpose, m.address, m.expires_at, m.run_id, m.routes,
         EXISTS (  -- noqa: CP03,LT01,LT06
             -- an earlier call of this message may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = m.message_id AND (a.outcome IS NULL OR a.outcome = 'unknown')
@@ -26,18 +29,23 @@ picked AS (
     WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
       AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text
       AND m.group_key IS NOT DISTINCT FROM %(group_key)s::text
-      AND EXISTS (   -- neither paused nor cancelled
-          SELECT 1 FROM push.campaign_runs AS r WHERE r.run_id = %(run_id)s::text AND r.state = 'sending' AND r.paused_at IS NULL
+      AND EXISTS (   -- neither paused, cancelled nor changed
+          SELECT 1
+          FROM push.campaign_runs AS r
+          WHERE r.run_id = %(run_id)s::text AND r.state = 'sending' AND r.paused_at IS NULL AND r.config_hash = %(config_hash)s::text
       )
     ORDER BY m.not_before ASC, m.message_id ASC
     LIMIT %(claim_size)s::integer
     FOR UPDATE SKIP LOCKED
 ),
-person AS (   -- who the address belongs to today: members may have been merged since the audience was built
-    SELECT p.*, mi.member_id AS person_id
+person AS (   -- who the address belongs to today, who the member is today, and every member id of that person
+    SELECT
+        p.*, mi.member_id AS person_id, coalesce(f.absorbed_by, p.member_id) AS today_id,
+        array(SELECT n.member_id FROM core.members AS n WHERE n.absorbed_by = mi.member_id) || p.member_id || mi.member_id AS names
     FROM picked AS p
     LEFT JOIN core.identities AS i ON i.kind = %(identity_kind)s::text AND i.value = p.address
     LEFT JOIN core.member_identities AS mi ON mi.identity_id = i.identity_id
+    LEFT JOIN core.members AS f ON f.member_id = p.member_id
 ),
 judged AS MATERIALIZED (   -- once: the verdict is asked for several times below
     SELECT
@@ -48,6 +56,19 @@ judged AS MATERIALIZED (   -- once: the verdict is asked for several times below
                 THEN 'called before a restore'
             WHEN p.opens_at > %(now_at)s::timestamptz THEN 'outside the send window'
             WHEN %(is_repeat)s::boolean THEN NULL
+            WHEN p.person_id <> p.today_id THEN 'no_address'
+            WHEN p.person_id <> p.member_id AND EXISTS (
+                SELECT 1 FROM push.audiences AS a WHERE a.run_id = p.run_id AND a.member_id = p.person_id AND a.state = 'holdout'
+            ) THEN 'holdout'
+            WHEN cardinality(p.names) > 2 AND EXISTS (   -- one of two: what has gone out, else the older row, keeps its place
+                SELECT 1
+                FROM push.messages AS o
+                WHERE o.member_id = any(p.names) AND o.run_id = p.run_id AND o.step = p.step AND o.message_id <> p.message_id
+                  AND (
+                      o.state IN ('sending', 'accepted', 'delivered', 'unknown', 'waiting_staff') OR o.accepted_at IS NOT NULL
+                      OR (o.state = 'queued' AND o.message_id < p.message_id)
+                  )
+            ) THEN 'already_reached'
             WHEN %(family)s::text = 'wechat' AND NOT coalesce(
                 (SELECT f.is_following FROM core.followers AS f WHERE f.source_id = %(account)s::text AND f.openid = p.address),
                 FALSE
@@ -107,13 +128,13 @@ judged AS MATERIALIZED (   -- once: the verdict is asked for several times below
             count(*) FILTER (WHERE o.channel = %(channel)s::text
                 AND (o.accepted_at >= wrote.wrote_at OR o.state IN ('sending', 'unknown', 'waiting_staff'))) AS window_count
         FROM push.messages AS o
-        WHERE o.member_id IN (p.member_id, p.person_id) AND o.run_id <> p.run_id
+        WHERE o.member_id = any(p.names) AND o.message_id <> p.message_id   -- a first message counts when it is the second's turn
     ) AS sent ON TRUE
     LEFT JOIN LATERAL (   -- of this campaign's other runs
         SELECT count(*) AS campaign_count
         FROM push.messages AS o
         JOIN push.campaign_runs AS r ON r.run_id = o.run_id AND r.campaign = %(campaign)s::text AND r.mode = 'live'
-        WHERE %(campaign_cap)s::integer IS NOT NULL AND o.member_id IN (p.member_id, p.person_id) AND o.run_id <> p.run_id
+        WHERE %(campaign_cap)s::integer IS NOT NULL AND o.member_id = any(p.names) AND o.run_id <> p.run_id
           AND (o.accepted_at >= %(campaign_since)s::timestamptz OR o.state IN ('sending', 'unknown', 'waiting_staff'))
     ) AS own ON TRUE
 )
@@ -139,7 +160,7 @@ SET state = CASE
 FROM (
     SELECT
         v.*,
-        v.verdict IN ('unfollowed', 'no_consent', 'suppressed', 'no_subscription', 'channel_limit', 'window_closed')
+        v.verdict IN ('unfollowed', 'no_address', 'no_consent', 'suppressed', 'no_subscription', 'channel_limit', 'window_closed')
             AND NOT v.is_doubted AND jsonb_array_length(v.routes) > 0 AS goes_on
     FROM judged AS v
 ) AS j

@@ -162,13 +162,6 @@ def _take_back(connection: psycopg.Connection[Row], run: Row, by: str, reason: s
     """A change of a run that sends was refused: it holds again what was approved, and nothing more of it goes out."""
     from nightmarket.campaigns.outbox import cancel_on
 
-    connection.execute(
-        """
-        UPDATE push.campaign_runs SET config = previous_config, config_hash = %s, content_hash = approved_hash, previous_config = NULL
-        WHERE run_id = %s
-        """,
-        (config_hash(run["previous_config"]), run["run_id"]),
-    )
     count = cancel_on(connection, run["run_id"])
     audit(connection, by, "reject", run["run_id"], {"reason": reason, "of": "a change", "messages": count})
 

@@ -137,7 +137,10 @@ async def _ask_channel(db: "_Database", name: str, channel: Channel, rows: list[
 
 
 class _Database:
-    """One connection in one thread, so that a query never stops the event loop. Reconnects; every piece of work is safe to repeat."""
+    """One connection in one thread, so that a query never stops the event loop. Reconnects; every piece of work is safe to repeat.
+
+    Raises DatabaseRestored when the database that answers does not know of calls that were made.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
@@ -151,7 +154,9 @@ class _Database:
         for attempt in range(DATABASE_TRIES):
             try:
                 if self._connection is None:
-                    self._connection = self._stack.enter_context(connect_vault(autocommit=True))
+                    connection = self._stack.enter_context(connect_vault(autocommit=True))
+                    logbook.check(connection)  # what was away and is back may be older than what was sent
+                    self._connection = connection
                 with self._connection.transaction():
                     return work(self._connection)
             except psycopg.OperationalError as error:
@@ -221,7 +226,6 @@ class _Delivery:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     async def _run(self, db: _Database) -> dict[str, Any]:
-        await db(logbook.check)
         recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
         runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
         counts: dict[str, int] = {}
@@ -307,8 +311,10 @@ class _LaneWorker:
 
     async def _is_open(self) -> bool:
         """Neither the run nor the channel is paused; what is due outside its receiver's send window is moved to its opening."""
-        if not await self.db(lambda connection: outbox.may_go_on(connection, self.run["run_id"])):
-            log.info("run %s was paused or cancelled; nothing more of it is sent", self.run["run_id"])
+        if not await self.db(lambda connection: outbox.may_go_on(connection, self.run)):
+            log.info(
+                "run %s was paused, cancelled or changed; this worker sends nothing more of it", self.run["run_id"]
+            )
             return False
         now = dates.now()
         if dates.send_window(now, self.window.opens, self.window.closes, get_settings().zone) > now:

@@ -17,12 +17,14 @@ from nightmarket.campaigns.audience import (
     ApprovalVoid,
     RunRefused,
     audit,
+    config_hash,
     current_content_hash,
     frozen_template,
     lock_run,
 )
 from nightmarket.campaigns.config import Channel, Frequency, SendWindow
 from nightmarket.campaigns.rendering import MEMBER_FACTS
+from nightmarket.campaigns.stocks import require_approved
 from nightmarket.channels.base import ADDRESS_KINDS, Outcome
 from nightmarket.channels.registry import CHANNELS
 from nightmarket.settings import get_settings
@@ -65,7 +67,7 @@ class Quota:
 def enqueue(run_id: str) -> int:
     """Put one message for every targeted member into the outbox; returns how many messages the run now has.
 
-    Only an approved run, only for the approved content, only when no coupon is in doubt. Repeating it adds nothing.
+    Only an approved run, only for the approved content and coupon, only when no coupon is in doubt. Repeating it adds nothing.
     Raises RunRefused, ApprovalVoid.
     """
     with connect(application_name="nightmarket-outbox") as connection:
@@ -74,6 +76,7 @@ def enqueue(run_id: str) -> int:
             raise RunRefused(f"run {run_id} is {run['state']}, not approved; nothing is enqueued.")
         if run["approved_hash"] != current_content_hash(connection, run):
             raise ApprovalVoid(f"run {run_id}: audience or content changed after the approval; nothing is enqueued.")
+        require_approved(connection, run)
         open_coupons = connection.execute(
             "SELECT count(*) AS n FROM push.coupons WHERE run_id = %s AND state IN ('reserved', 'unknown')", (run_id,)
         ).fetchone()
@@ -218,13 +221,22 @@ def cancel(run_id: str, by: str, reason: str) -> int:
 
 
 def cancel_on(connection: psycopg.Connection[Row], run_id: str) -> int:
-    """End a locked run in this transaction, as cancel() says. Calls that are being made are answered; none is begun."""
+    """End a locked run in this transaction, as cancel() says. Calls that are being made are answered; none is begun.
+
+    A change that nobody has approved yet is taken back: what went out is what was approved.
+    """
     now = dates.now()
-    connection.execute(
+    row = connection.execute(
         "UPDATE push.campaign_runs SET state = 'cancelled', paused_at = NULL, paused_by = NULL, pause_reason = NULL"
-        " WHERE run_id = %s",
+        " WHERE run_id = %s RETURNING previous_config",
         (run_id,),
-    )
+    ).fetchone()
+    if row and row["previous_config"]:
+        connection.execute(
+            "UPDATE push.campaign_runs SET config = previous_config, config_hash = %s, content_hash = approved_hash,"
+            " previous_config = NULL WHERE run_id = %s",
+            (config_hash(row["previous_config"]), run_id),
+        )
     rows = run_sql(connection, "push/cancel.sql", {"run_id": run_id, "now_at": now})
     run_sql(connection, "push/coupons_release.sql", {"run_id": run_id, "now_at": now})
     return sum(row["message_count"] for row in rows)
@@ -241,7 +253,10 @@ def resolve(message_key: str, was_sent: bool, by: str, reason: str) -> str:
             """
             UPDATE push.messages AS m
             SET state = CASE WHEN %(was_sent)s THEN 'accepted' WHEN m.expires_at <= %(now)s THEN 'failed' ELSE 'queued' END,
-                accepted_at = CASE WHEN %(was_sent)s THEN m.updated_at END, lease_owner = NULL, updated_at = %(now)s,
+                accepted_at = CASE WHEN %(was_sent)s THEN coalesce(
+                    (SELECT max(a.started_at) FROM push.attempts AS a WHERE a.message_id = m.message_id AND a.outcome = 'unknown'),
+                    m.updated_at
+                ) END, lease_owner = NULL, updated_at = %(now)s,
                 last_error = CASE WHEN NOT %(was_sent)s THEN 'not sent, a person says' END
             WHERE m.message_key = %(key)s AND m.state = 'unknown'
             RETURNING m.message_id, m.run_id, m.state
@@ -292,6 +307,7 @@ class Lane:
 
     def __init__(self, run: Row, name: str, channel: Channel, worker: str, lease: timedelta) -> None:
         self.run_id, self.name, self.channel, self.worker = run["run_id"], name, channel, worker
+        self._config_hash = run["config_hash"]
         self.kind = CHANNELS[name]
         campaign = run["config"]["campaign"]
         self._campaign = campaign["campaign"]
@@ -346,11 +362,13 @@ class Lane:
         self, connection: psycopg.Connection[Row], size: int, group_key: str | None, *, is_repeat: bool
     ) -> list[Row]:
         now, zone = dates.now(), get_settings().zone
+        self._take_turns(connection)
         rows = run_sql(
             connection,
             "push/claim.sql",
             {
                 "run_id": self.run_id,
+                "config_hash": self._config_hash,
                 "channel": self.name,
                 "account": self.channel.account,
                 "family": self.kind.family,
@@ -380,6 +398,16 @@ class Lane:
         )
         return sorted((row for row in rows if row["state"] == "sending"), key=lambda row: row["message_id"])
 
+    def _take_turns(self, connection: psycopg.Connection[Row]) -> None:
+        """Until the transaction ends, no other run claims: two that ask at once about the same person would both find the caps free.
+
+        Workers of one run claim side by side, as each of its messages is for somebody else; so does the only run there is.
+        """
+        other = connection.execute(
+            "SELECT FROM push.campaign_runs WHERE state = 'sending' AND run_id <> %s LIMIT 1", (self.run_id,)
+        ).fetchone()
+        advisory_lock(connection, "claims", shared=other is None)
+
     def record_attempts(self, connection: psycopg.Connection[Row], message_ids: Sequence[int]) -> dict[int, int]:
         """Message id -> attempt number, for the messages that are still ours, not expired, and inside their receiver's send
         window; only these may be called."""
@@ -390,6 +418,7 @@ class Lane:
             {
                 "message_ids": list(message_ids),
                 "worker": self.worker,
+                "config_hash": self._config_hash,
                 "now_at": now,
                 "lease_until": now + self._lease,
                 "opens": self._window.opens,
@@ -624,9 +653,9 @@ def runs_to_deliver(connection: psycopg.Connection[Row], run_id: str | None) -> 
     ).fetchall()
 
 
-def may_go_on(connection: psycopg.Connection[Row], run_id: str) -> bool:
-    """Whether the run still sends: nobody has paused or cancelled it, and its approval stands."""
-    return any(run["run_id"] == run_id for run in runs_to_deliver(connection, run_id))
+def may_go_on(connection: psycopg.Connection[Row], run: Row) -> bool:
+    """Whether the run still sends what it was read with: nobody has paused, cancelled or changed it, and its approval stands."""
+    return any(now["config_hash"] == run["config_hash"] for now in runs_to_deliver(connection, run["run_id"]))
 
 
 def open_runs() -> list[str]:
