@@ -41,6 +41,47 @@ def test_what_went_out_after_the_backup_does_not_go_out_again(stage: Any, channe
     assert stage.judge(run_id) == {"accepted": expected[1], "unknown": expected[0], "arrived": COUNT}
 
 
+def test_a_worker_finds_out_that_the_database_was_put_back_under_it(stage: Any) -> None:
+    """It connects again by itself, within seconds; what stands there as queued it has sent a moment ago."""
+    stage.audience("email", 40)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"] |= {"attempt_group": 2, "claim_size": 4}
+        data["channels"]["email"]["rate_per_second"] = 8
+    deliver(start_run(), "before", 0.5)  # the pace of the account is known
+    run_id = stage.db.execute("SELECT run_id FROM push.campaign_runs").fetchone()["run_id"]
+    stage.snapshot()
+    process = stage.worker(run_id, "surprised")
+    stage.wait_until(lambda: len(stage.received_keys()) >= 12)
+    stage.restore()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    log = (get_settings().var / "surprised.log").read_text()
+    assert "it was restored from a backup" in log
+    assert max(stage.received_keys().values()) == 1
+    refused(run_id)
+    logbook.settle("tester", "somebody put it back")
+    deliver(run_id, "after", 30)
+    assert max(stage.received_keys().values()) == 1
+    assert set(stage.messages(run_id)) == set(stage.received_keys())
+
+
+def test_a_line_that_a_full_disk_cut_off_does_not_hide_the_others(stage: Any) -> None:
+    run_id = stage.run("email", 3)
+    folder = get_settings().var / "calls"
+    folder.mkdir(parents=True, exist_ok=True)
+    book = folder / f"{dates.now():%Y-%m-%d}.tsv"
+    book.write_text("0\t2026-03-15T02:00:00+00:00\tema")
+    stage.snapshot()
+    deliver(run_id, "first", 30)
+    stage.restore()
+    refused(run_id)
+    assert logbook.settle("tester", "the disk was full, and then it died") == {
+        "calls": 3, "unknown": 3, "repeated": 0, "remembered": 0,
+    }  # fmt: skip
+    deliver(run_id, "second", 30)
+    assert stage.judge(run_id) == {"accepted": 0, "unknown": 3, "arrived": 3}
+
+
 def test_only_what_went_out_after_the_backup_is_in_doubt(stage: Any) -> None:
     members = stage.audience("wechat_service", COUNT)
     run_id = start_run()

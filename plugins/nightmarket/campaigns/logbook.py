@@ -8,6 +8,8 @@ push.attempts, which only grows, so a database whose number is lower than the bo
 Decision: docs/decisions/0081-log-book.md. All senders of one database share the folder.
 """
 
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,8 +20,10 @@ from nightmarket import dates
 from nightmarket.settings import ConfigError, get_settings
 from nightmarket.warehouse import Row, connect, copy_rows, run_sql
 
+log = logging.getLogger(__name__)
 KEPT_DAYS = 40  # longer than a message may wait, and than anybody keeps a backup that is put back without thinking
 TAIL_BYTES = 8192
+LINE = re.compile(rb"(\d+)\t([^\t]+)\t([^\t]+)\t([^\t]+)")
 NUMBER = "SELECT coalesce(pg_sequence_last_value('push.attempts_attempt_id_seq'), 0) AS number"
 
 
@@ -37,13 +41,12 @@ def number(connection: psycopg.Connection[Row]) -> int:
 def write(last: int, channel: str, keys: Sequence[str]) -> None:
     """Write down calls that are about to be made; `last` is number() as of their attempts. Raises ConfigError when it cannot."""
     now = dates.now()
-    lines = "".join(f"{last}\t{now.isoformat()}\t{channel}\t{key}\n" for key in keys)
+    lines = "".join(f"{last}\t{now.isoformat()}\t{channel}\t{key}\n" for key in keys).encode()
     path = _folder() / f"{now:%Y-%m-%d}.tsv"
     try:
-        with path.open(
-            "a", encoding="utf-8", buffering=len(lines) * 4 + 1
-        ) as file:  # one write: workers share the file
-            file.write(lines)
+        with path.open("a+b", buffering=len(lines) + 2) as file:  # one write: workers share the file
+            torn = file.seek(0, 2) > 0 and file.seek(-1, 2) >= 0 and file.read(1) != b"\n"
+            file.write(b"\n" + lines if torn else lines)  # what a full disk cut off stays alone
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror}); nothing is sent without it.") from error
 
@@ -120,11 +123,16 @@ def _last_number(path: Path) -> int:
         file.seek(max(0, size - TAIL_BYTES))
         lines = file.read().split(b"\n")
     whole = lines[:-1] if size <= TAIL_BYTES else lines[1:-1]
-    return max((int(line.partition(b"\t")[0]) for line in whole), default=0)
+    return max((int(found[1]) for line in whole if (found := LINE.fullmatch(line))), default=0)
 
 
 def _lines() -> Iterator[tuple[int, datetime, str, str]]:
+    """Every call in the book. A line that a full disk cut off is of calls that were not made."""
     for path in _files():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            first, at, channel, key = line.split("\t")
-            yield int(first), datetime.fromisoformat(at), channel, key
+        for line in path.read_bytes().split(b"\n"):
+            found = LINE.fullmatch(line)
+            if found:
+                first, at, channel, key = (part.decode() for part in found.groups())
+                yield int(first), datetime.fromisoformat(at), channel, key
+            elif line:
+                log.warning("%s: a line that was cut off is left out", path.name)
