@@ -10,7 +10,9 @@ from nightmarket import dates
 from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import build_run
 from nightmarket.campaigns.delivery import ChannelPaused, deliver
-from nightmarket.campaigns.results import check_laws, dry_run_report, export_exposures
+from nightmarket.campaigns.results import check_laws, collect_receipts, dry_run_report, export_exposures
+from nightmarket.console.pages import Pages
+from nightmarket.console.receiver import Receiver
 
 WROTE = datetime.fromisoformat("2026-03-14T22:00:00+08:00")
 
@@ -167,6 +169,96 @@ def test_no_receipt_in_time_brings_one_second_message(stage: Any) -> None:
     check_laws(run_id)
     stage.db.execute("UPDATE push.messages SET channel = 'wechat_service' WHERE step = 'send'")
     assert export_exposures(run_id) == 7, "both messages of a member are facts; the funnel counts the member once"
+
+
+def no_receipt(stage: Any) -> str:
+    """A run whose first messages went out an hour ago over a channel that reports delivery, and has not."""
+    run_id = start_run()
+    stage.db.execute(
+        "UPDATE push.campaign_runs SET config = jsonb_set(config, '{campaign,fallback,no_receipt_after_minutes}', '60')"
+    )
+    deliver(run_id, "w", 30)
+    accepted_long_ago(stage, run_id, 61)
+    return run_id
+
+
+def test_who_unsubscribed_from_the_first_message_gets_no_second_one(stage: Any) -> None:
+    """The consent is there at once, the event of the page only after the night."""
+    members = both(stage, 2)
+    run_id = no_receipt(stage)
+    row = stage.db.execute("SELECT message_key FROM push.messages WHERE member_id = %s", (members[0],)).fetchone()
+    archive = Receiver()
+    assert Pages(archive).withdraw(row["message_key"]) is not None
+    archive.close()
+    assert outbox.queue_second_messages() == {run_id: 1}
+    deliver(run_id, "w", 30)
+    rows = stage.db.execute("SELECT member_id, state FROM push.messages WHERE step = 'send-2'").fetchall()
+    assert [(row["member_id"], row["state"]) for row in rows] == [(members[1], "accepted")]
+
+
+def test_a_second_message_is_one_more_and_the_cap_counts_the_first(stage: Any) -> None:
+    with stage.config.editing("channels.yaml") as data:
+        data["frequency"] = {"messages": 1, "days": 7}
+    both(stage, 1)
+    run_id = no_receipt(stage)
+    assert outbox.queue_second_messages() == {run_id: 1}
+    deliver(run_id, "w", 30)
+    row = stage.db.execute("SELECT state, last_error FROM push.messages WHERE step = 'send-2'").fetchone()
+    assert (row["state"], row["last_error"]) == ("suppressed", "capped")
+
+
+def test_a_receipt_that_comes_after_the_second_message_breaks_no_law(stage: Any) -> None:
+    """It arrived in time and was reported late: nobody knew when the second one was queued."""
+    both(stage, 1)
+    run_id = no_receipt(stage)
+    assert outbox.queue_second_messages() == {run_id: 1}
+    deliver(run_id, "w", 30)
+    stage.db.execute(
+        "INSERT INTO core.message_events (source_id, event_id, message_key, kind, occurred_at)"
+        " SELECT account, 'late', message_key, 'delivered', accepted_at FROM push.messages WHERE step = 'send'"
+    )
+    stage.later(minutes=30)
+    assert collect_receipts()["delivered"] == 1
+    check_laws(run_id)
+
+
+@pytest.mark.parametrize("way", ["click", "person"])
+def test_a_message_in_doubt_went_out_when_it_was_called_not_when_somebody_said_so(stage: Any, way: str) -> None:
+    run_id = stage.run("wechat_service", 1)
+    stage.fault(platform="wechat_official", method="cgi-bin/message/custom/send", kind="http_500_after", times=1)
+    deliver(run_id, "w", 30)
+    assert states(stage.db, run_id) == {"unknown": 1}
+    row = stage.db.execute(
+        "SELECT message_key, started_at FROM push.messages JOIN push.attempts USING (message_id)"
+    ).fetchone()
+    stage.later(days=5)
+    if way == "click":
+        stage.db.execute(
+            "INSERT INTO core.message_events (source_id, event_id, message_key, kind, occurred_at) VALUES ('own_pages', 'c', %s, 'clicked', %s)",
+            (row["message_key"], dates.now()),
+        )
+        assert collect_receipts()["delivered"] == 1
+    else:
+        stage.db.execute("UPDATE push.messages SET updated_at = %s", (dates.now(),))  # when it was found in doubt
+        assert outbox.resolve(row["message_key"], True, "boss", "she has it") == "accepted"
+    found = stage.db.execute("SELECT accepted_at FROM push.messages").fetchone()
+    assert found["accepted_at"] == row["started_at"]
+    check_laws(run_id)
+
+
+@pytest.mark.parametrize("order", [("failed", "delivered"), ("delivered", "failed")])
+def test_a_receipt_that_it_arrived_counts_whatever_came_before_or_after(stage: Any, order: tuple[str, str]) -> None:
+    run_id = stage.run("email", 1)
+    deliver(run_id, "w", 30)
+    for kind in order:
+        stage.db.execute(
+            "INSERT INTO core.message_events (source_id, event_id, message_key, kind, occurred_at)"
+            " SELECT account, %s, message_key, %s, %s FROM push.messages",
+            (kind, kind, dates.now()),
+        )
+        collect_receipts()
+    row = stage.db.execute("SELECT state, last_error FROM push.messages").fetchone()
+    assert (row["state"], row["last_error"]) == ("delivered", None)
 
 
 def test_everybody_is_written_to_on_their_own_clock(stage: Any) -> None:

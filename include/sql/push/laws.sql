@@ -45,10 +45,11 @@ SELECT
         WHERE t.outcome IN ('accepted', 'unknown') AND t.channel <> all(%(repeatable)s::text[])
         GROUP BY t.message_id HAVING count(*) > 1
     ) AS d) AS twice_count,
-    -- a second message although the first one is known to have arrived before it was queued
+    -- a second message although the first one was known to have arrived when it was queued (a receipt may come later)
     (SELECT count(*) FROM message AS m
         JOIN message AS f ON f.member_id = m.member_id AND f.step = %(first_step)s::text
-        WHERE m.step = %(second_step)s::text AND (f.delivered_at < m.queued_at OR f.state = 'unknown')) AS needless_count,
+        WHERE m.step = %(second_step)s::text
+          AND ((f.delivered_at < m.queued_at AND f.updated_at < m.queued_at) OR f.state = 'unknown')) AS needless_count,
     (SELECT count(*) FROM message AS m WHERE m.step = %(second_step)s::text) AS second_count,
     (SELECT count(*) FROM message AS m JOIN run AS r ON m.accepted_at > r.expires_at + interval '1 minute') AS late_count,
     (

@@ -1,14 +1,14 @@
 -- push.messages and core.suppression_events: what the platforms and the people reported about messages.
 -- Params: now_at, accepted_since, channels, families (arrays, same order).   Reads: core.message_events, push.messages,
---   core.suppression_events.   Rerun: safe.   Grain of the answer: one row with the counts.
+--   push.attempts, core.suppression_events.   Rerun: safe.   Grain of the answer: one row with the counts.
 -- Some channels never report anything, so accepted messages pile up: those from before `accepted_since` are not looked at any more.
--- A click or an opening proves delivery, also of a message whose answer was lost. A failure counts only against the account the message
--- is with: what it had from a channel it has left is over.
+-- A click or an opening proves delivery, also of a message whose answer was lost, or that was reported as failed before.
+-- A failure counts only against the account the message is with: what it had from a channel it has left is over.
 WITH
 open_message AS MATERIALIZED (
     SELECT m.message_key, m.group_key
     FROM push.messages AS m
-    WHERE m.state = 'accepted' AND m.accepted_at >= %(accepted_since)s::timestamptz
+    WHERE m.state IN ('accepted', 'failed') AND m.accepted_at >= %(accepted_since)s::timestamptz
     UNION ALL
     SELECT m.message_key, m.group_key FROM push.messages AS m WHERE m.state = 'unknown'
 ),
@@ -34,9 +34,14 @@ refusal AS (
 delivered AS (
     UPDATE push.messages AS m
     SET state = 'delivered', delivered_at = p.delivered_at, updated_at = %(now_at)s::timestamptz, last_error = NULL,
-        accepted_at = coalesce(m.accepted_at, p.delivered_at)
+        accepted_at = coalesce(   -- of a doubted message when the call was made, not when somebody opened it
+            m.accepted_at,
+            (SELECT max(a.started_at) FROM push.attempts AS a WHERE a.message_id = m.message_id AND a.outcome = 'unknown'),
+            least(p.delivered_at, m.expires_at)
+        )
     FROM proof AS p
-    WHERE m.message_key = p.message_key AND m.state IN ('accepted', 'unknown')
+    WHERE m.message_key = p.message_key
+      AND (m.state IN ('accepted', 'unknown') OR (m.state = 'failed' AND m.accepted_at IS NOT NULL))
     RETURNING m.message_id
 ),
 job_delivered AS (   -- a mass send is reported once for all its receivers; one click says nothing about the others

@@ -1,7 +1,9 @@
 -- push.messages: a second message over the next channel for members whose first one was accepted and then never heard of, or was
--- reported as not delivered. Only campaigns that ask for it (fallback in their file), only before the run expires.
+-- reported as not delivered. Only campaigns that ask for it (fallback in their file), only before the run expires, and not for people who
+-- have withdrawn any consent since: they have heard of us.
 -- Grain: one row per member and run, once.   Params: now_at, reporting (channels that report delivery), step, second_step, house_zone.
--- Reads: push.campaign_runs, push.messages, core.message_events.   Rerun: safe; a message key stands once.
+-- Reads: push.campaign_runs, push.messages, core.message_events, core.members, core.member_identities, core.consents.
+-- Rerun: safe; a message key stands once.
 WITH
 run AS (
     SELECT
@@ -31,6 +33,13 @@ added AS (
       AND NOT EXISTS (
           SELECT 1 FROM core.message_events AS e
           WHERE e.message_key = m.message_key AND e.kind IN ('delivered', 'opened', 'clicked', 'unsubscribed', 'complained')
+      )
+      AND NOT EXISTS (   -- the event of a click on "unsubscribe" comes with the night, the consent at once
+          SELECT 1
+          FROM core.members AS p
+          JOIN core.member_identities AS mi ON mi.member_id = coalesce(p.absorbed_by, p.member_id)
+          JOIN core.consents AS c ON c.identity_id = mi.identity_id
+          WHERE p.member_id = m.member_id AND NOT c.is_granted AND c.occurred_at >= m.accepted_at
       )
     ON CONFLICT (message_key) DO NOTHING
     RETURNING run_id
