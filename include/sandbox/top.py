@@ -5,9 +5,11 @@ error envelopes. Which methods there are, and what is assumed because no page co
 """
 
 import hmac
+import math
 import re
 import secrets
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,6 +182,7 @@ class Top:
         }
 
     def reset(self) -> None:
+        self._members: tuple[tuple[int, ...], list[Member]] = ((), [])
         self._second = 0
         self._calls: Counter[str] = Counter()  # of this second, by method
         self._banned_until: dict[str, float] = {}
@@ -762,7 +765,14 @@ class Top:
         return "O" + self.world.chance.text(LETTERS, 23, "ouid", person.person_id)
 
     def _all_members(self, now: float) -> list[Member]:
-        """Everybody the shop knows, with the numbers of trades up to `now`."""
+        """Everybody the shop knows, with the numbers of trades up to `now`; counted again only when a trade has changed."""
+        logs = (self.world.created_log, self.world.change_log)
+        state = tuple(count for log in logs for count in (len(log), bisect_right(log, (now, math.inf))))
+        if self._members[0] != state:
+            self._members = (state, self._counted_members(now))
+        return list(self._members[1])
+
+    def _counted_members(self, now: float) -> list[Member]:
         world = self.world
         found = {
             person.person_id: Member(person, modified=world.history.start) for person in world.people if person.open_uid
