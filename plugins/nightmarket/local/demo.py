@@ -28,9 +28,9 @@ CAMPAIGN = "winback_gold"
 DAYS_BETWEEN = 5  # long enough for reviews to be asked for, reminded of, written, and thanked for
 OTHER_DAGS = {"collect_receipts", "build_marts", "followup_reviews", "deliver_outbox", "push_campaign", "night_report"}
 STARTED_BY_ASSETS = ("build_marts", "followup_reviews", "night_report")
-# Airflow hands a parked task back only when its process has ended, about 5 s later. An answer before that makes the
+# Airflow hands a parked task back only when its process has ended, a second later (stack.py, heartbeats). An answer before that makes the
 # task fail and ask again (docs/runbook.md#push_campaign); a person takes longer to read anyway.
-READING_SECONDS = 7
+READING_SECONDS = 3
 
 
 @dataclass

@@ -113,13 +113,7 @@ class Stack:
         if free < NEEDED_BYTES:
             raise LocalError(f"only {free // 2**20} MB are free on the disk of {self.folder}; the stack needs 2 GB.")
         self.ports.check_free()
-        self.say("starting PostgreSQL 18 (embedded)")
-        server = self.server
-        server.start()
-        for database in ("nightmarket", "airflow"):
-            server.create_database(database)
-        self._build_environment(server)
-        self.say("starting the sandbox, migrating the warehouse and Airflow's own database")
+        self.say("starting the sandbox and PostgreSQL 18 (embedded)")
         (self.folder / "sandbox").mkdir(exist_ok=True)
         (self.folder / "sandbox" / "access.json").unlink(missing_ok=True)
         self._spawn(
@@ -128,6 +122,12 @@ class Stack:
              "--access-file", str(self.folder / "sandbox" / "access.json"), *self.sandbox_arguments],
             {"PYTHONPATH": str(ROOT / "include")},
         )  # fmt: skip
+        server = self.server
+        server.start()
+        for database in ("nightmarket", "airflow"):
+            server.create_database(database)
+        self._build_environment(server)
+        self.say("migrating the warehouse and Airflow's own database")
         with ThreadPoolExecutor() as pool:
             airflow_database = pool.submit(self._run_once, "airflow-migrate", [str(BIN / "airflow"), "db", "migrate"])
             self._migrate_warehouse(server)
@@ -263,7 +263,7 @@ class Stack:
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__EXECUTOR": "nightmarket.orchestration.executor.PreloadedExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",  # the test button of our own connection types
@@ -278,7 +278,11 @@ class Stack:
             "AIRFLOW__API__SECRET_KEY": secret["api_secret"],
             "AIRFLOW__API_AUTH__JWT_SECRET": secret["jwt_secret"],
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            # a supervisor often sees the end of its task's process only at the next heartbeat, and holds the slot until then
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+            # how soon a changed YAML file is seen; nobody changes one while a story is told
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30" if self.name == "local" else "3600",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.folder / "logs" / "tasks"),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "PYTHONPATH": str(ROOT / "plugins"),
