@@ -52,7 +52,7 @@ def campaign_dag(scheduled: Scheduled) -> DAG:
         tags=[Layer.PUSH, Domain.CAMPAIGNS, Impact.TIER_2],
         doc_md=__doc__,
     ) as dag:
-        campaign_flow(check_request(scheduled.campaign))
+        campaign_flow(check_request(scheduled.campaign), may_be_dry=False)
     return dag
 
 

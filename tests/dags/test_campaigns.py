@@ -12,7 +12,7 @@ from nightmarket.campaigns import outbox
 from nightmarket.campaigns.audience import build_run
 from nightmarket.campaigns.operate import ACTIONS
 from nightmarket.campaigns.results import dry_run_report
-from nightmarket.orchestration.assets import MART_NIGHT
+from nightmarket.orchestration.assets import MART_NIGHT, stream_asset
 from nightmarket.orchestration.form import OPERATIONS
 from nightmarket.orchestration.schedules import scheduled_campaigns
 from nightmarket.settings import use_credentials_from
@@ -75,7 +75,16 @@ def test_they_are_off_until_a_person_switches_them_on_and_say_that_they_send(bag
         dag = bag.dags[name]
         assert dag.is_paused_upon_creation is True
         assert "sends for real" in dag.doc_md
-        assert dag.get_task("reserve_coupons").upstream_task_ids == {"record_second_decision", "build_audience"}
+        assert dag.get_task("reserve_coupons").upstream_task_ids == {"record_second_decision"}
+        assert not dag.has_task("unless_dry_run")  # a scheduled run is never a dry one
+
+
+def test_our_assets_are_airflows_assets_with_the_same_hash() -> None:
+    from airflow.sdk import Asset
+
+    for ours in (MART_NIGHT, stream_asset("pos_stores", "orders")):
+        theirs = Asset(name=ours.name, group=ours.group)
+        assert (ours, hash(ours)) == (theirs, hash(theirs))
 
 
 def test_a_worker_builds_only_the_campaign_it_works_for() -> None:

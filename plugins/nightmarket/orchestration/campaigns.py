@@ -104,25 +104,26 @@ def asking(task_id: str, subject: str, source: str, needed: Any) -> RecordedAppr
     )
 
 
-def campaign_flow(request: Any) -> None:
-    """Wire everything that follows a checked request: {campaign, as_of, mode, test_members, size_limit, created_by}."""
-    green = check_gate(request)
-    campaign_run: Any = build_audience(request)
-    report: Any = dry_run_report(campaign_run)
-    run = "{{ ti.xcom_pull('build_audience') }}"
+def campaign_flow(request: Any, *, may_be_dry: bool = True) -> None:
+    """Wire everything that follows a checked request: {campaign, as_of, mode, test_members, size_limit, created_by}.
+
+    The run's id travels as a template: as an argument it would add an edge from build_audience to every task, drawn in the
+    UI and paid for at every parse of every scheduled campaign.
+    """
+    run: Any = "{{ ti.xcom_pull('build_audience') }}"
+    audience = build_audience(request)
+    report: Any = dry_run_report(run)
+    drift: Any = check_drift(run)
     approve = asking("approve", f"{run}: send it? 发送吗？", "dry_run_report", report["needs_approval"])
-    decision = record_decision(campaign_run, report["content_hash"])
-    still_green = check_gate.override(task_id="check_gate_again")(request)
-    drift: Any = check_drift(campaign_run)
     approve_again = asking(
         "approve_again",
         f"{run}: the audience has changed since the approval; send it? 审批之后人群变了，还发送吗？",
         "check_drift",
         drift["needs_approval"],
     )
-    chain(green, campaign_run)
     chain(
-        report, unless_dry_run(request), approve, decision, still_green, drift, approve_again,
-        record_second_decision(campaign_run, drift), reserve_coupons(campaign_run), issue_coupons(campaign_run),
-        enqueue(campaign_run), deliver(campaign_run), export_exposures(campaign_run), check_laws(campaign_run),
+        check_gate(request), audience, report, *([unless_dry_run(request)] if may_be_dry else []), approve,
+        record_decision(run, report["content_hash"]), check_gate.override(task_id="check_gate_again")(request), drift,
+        approve_again, record_second_decision(run, drift), reserve_coupons(run), issue_coupons(run),
+        enqueue(run), deliver(run), export_exposures(run), check_laws(run),
     )  # fmt: skip
