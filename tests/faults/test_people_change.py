@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from campaign_world import AS_OF, approve, start_run
-from nightmarket.campaigns import outbox
+from nightmarket.campaigns import coupons, outbox
 from nightmarket.campaigns.audience import audience_checksum, build_run, content_hash
 from nightmarket.campaigns.config import Channel
 from nightmarket.campaigns.delivery import deliver
@@ -68,6 +68,33 @@ def test_two_members_who_are_one_person_get_one_message(stage: Any) -> None:
     merge(stage, second, first)
     deliver(run_id, "w", 30)
     assert ends(stage, run_id) == {first: "accepted", second: "already_reached", third: "accepted"}
+    check_laws(run_id)
+
+
+def test_two_members_who_are_one_person_get_one_coupon_and_pay_once(stage: Any) -> None:
+    """They merged after the approval. Each has the points for one coupon, because both have the same purse."""
+    survivor, absorbed = stage.audience("wechat_service", 2)
+    stage.config.campaign(
+        coupon={"stock": "points_10", "test_stock": "own_test"},
+        variants=[{"name": "gift", "share": 1, "template": "code_gift"}],
+    )
+    for member in (survivor, absorbed):
+        stage.db.execute(
+            "INSERT INTO mart.points_ledger (member_id, day, kind, lot_day, points) VALUES (%(m)s, %(d)s, 'earn', %(d)s, 500)",
+            {"m": member, "d": AS_OF},
+        )
+    run_id = build_run("winback_gold", AS_OF, "live", "tester")
+    approve(run_id, dry_run_report(run_id))
+    merge(stage, absorbed, survivor)
+    stage.db.execute("DELETE FROM mart.points_ledger WHERE member_id = %s", (absorbed,))
+    assert coupons.reserve(run_id) == 1
+    assert coupons.reserve(run_id) == 1
+    assert coupons.issue(run_id) == {"issued": 1}
+    row = stage.db.execute("SELECT mart.points_balance(%s) AS points", (survivor,)).fetchone()
+    assert row["points"] == 0
+    outbox.enqueue(run_id)
+    deliver(run_id, "w", 30)
+    assert ends(stage, run_id) == {survivor: "accepted", absorbed: "already_reached"}
     check_laws(run_id)
 
 

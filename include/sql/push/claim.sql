@@ -60,13 +60,13 @@ judged AS MATERIALIZED (   -- once: the verdict is asked for several times below
             WHEN p.person_id <> p.member_id AND EXISTS (
                 SELECT 1 FROM push.audiences AS a WHERE a.run_id = p.run_id AND a.member_id = p.person_id AND a.state = 'holdout'
             ) THEN 'holdout'
-            WHEN cardinality(p.names) > 2 AND EXISTS (   -- one of two: what has gone out, else the older row, keeps its place
+            WHEN cardinality(p.names) > 2 AND EXISTS (   -- one of two: who was written to, else the survivor, who has the smallest id
                 SELECT 1
                 FROM push.messages AS o
                 WHERE o.member_id = any(p.names) AND o.run_id = p.run_id AND o.step = p.step AND o.message_id <> p.message_id
                   AND (
                       o.state IN ('sending', 'accepted', 'delivered', 'unknown', 'waiting_staff') OR o.accepted_at IS NOT NULL
-                      OR (o.state = 'queued' AND o.message_id < p.message_id)
+                      OR (o.state = 'queued' AND o.member_id < p.member_id)
                   )
             ) THEN 'already_reached'
             WHEN %(family)s::text = 'wechat' AND NOT coalesce(
