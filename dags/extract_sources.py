@@ -102,7 +102,8 @@ def extract(source: Any) -> DAG:
         schedule=source.schedule and CronTriggerTimetable(source.schedule, timezone=source.time_zone),
         catchup=False,
         max_active_runs=1,
-        default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(hours=2)},
+        # absolute: of all that waits the older run comes first, so what is started first is done first
+        default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(hours=2), "weight_rule": "absolute"},
         params={
             "business_date": business_date_param(),
             **backfill_params(),

@@ -143,6 +143,9 @@ class Stack:
         # a task picked up before the API answers would fail, so these two come after it
         self._spawn("scheduler", [airflow, "scheduler", "--skip-serve-logs"])
         self._spawn("triggerer", [airflow, "triggerer", "--skip-serve-logs"])
+        # the first call to the interface of tasks builds it, four seconds of work; so it is made while these two start
+        with contextlib.suppress(requests.RequestException):
+            requests.get(f"{self.base_url}/execution/health", timeout=30)
         self._wait("Airflow", self._all_healthy, 120)
         AirflowApi(self.base_url, "admin", self.admin_password, self.check_alive).set_pools(account_pools())
         self._tell_vendors()
@@ -264,7 +267,7 @@ class Stack:
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "nightmarket.orchestration.executor.PreloadedExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__PARALLELISM": "6",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",  # the test button of our own connection types
             "AIRFLOW__CORE__FERNET_KEY": secret["fernet"],
