@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from campaign_world import AS_OF, approve, start_run
+from nightmarket import dates
 from nightmarket.campaigns import coupons, outbox
 from nightmarket.campaigns.audience import audience_checksum, build_run, content_hash
 from nightmarket.campaigns.config import Channel
@@ -203,3 +204,20 @@ def test_two_runs_that_claim_one_person_at_the_same_instant_keep_the_cap(stage: 
     for thread in threads:
         thread.join(30)
     assert claimed == {runs[0]: 1, runs[1]: 0}
+
+
+def test_who_says_no_while_a_slow_channel_sends_is_heard_within_seconds(stage: Any) -> None:
+    """Twenty-four mails at two a second: a worker that had claimed them all would write to people twelve seconds after their no."""
+    members = stage.audience("email", 24)
+    with stage.config.editing("channels.yaml") as data:
+        data["channels"]["email"]["rate_per_second"] = 2
+    run_id = start_run()
+    process = stage.worker(run_id, "slow")
+    stage.wait_until(lambda: list(ends(stage, run_id).values()).count("accepted") >= 2)
+    for member in members:
+        identity = stage.people.identity_of(member, "email")
+        stage.people.consent(identity, "email", "marketing", False, dates.now())
+    stage.finish(process)
+    found = list(ends(stage, run_id).values())
+    assert set(found) == {"accepted", "no_consent"}
+    assert found.count("no_consent") >= 8

@@ -33,6 +33,7 @@ from nightmarket.warehouse import Row, advisory_lock, connect, run_sql
 log = logging.getLogger(__name__)
 MAX_RETRY_SECONDS = 900.0
 QUESTIONS_AT_ONCE = 500
+FRESH_SECONDS = 5  # how old the answers of a claim (consent, following, caps) may become before the call
 STEP = "send"  # the step of a campaign; journeys have several
 SECOND_STEP = "send-2"  # over the next channel, when no receipt came for the first
 REPEATABLE = [name for name, channel in CHANNELS.items() if channel.is_repeatable]
@@ -318,10 +319,15 @@ class Lane:
         self._pace = pace_key(name, channel.account)
 
     def claim(self, connection: psycopg.Connection[Row], size: int) -> list[Row]:
-        """Messages this worker may send now, oldest first; for a group channel all receivers of one call."""
+        """Messages this worker may send now, oldest first; for a group channel all receivers of one call.
+
+        Of single messages at most what the channel sends in a few seconds: who says no after the claim is asked no more.
+        """
         if self.kind.is_group:
             return self._claim_group(connection)
-        return self._claim(connection, size, None, is_repeat=False)
+        return self._claim(
+            connection, min(size, max(1, int(self.channel.rate_per_second * FRESH_SECONDS))), None, is_repeat=False
+        )
 
     def _claim_group(self, connection: psycopg.Connection[Row]) -> list[Row]:
         """Whole groups only: an advisory lock keeps a second worker from taking a part of one."""
