@@ -7,7 +7,7 @@ NM := $(BIN)/python -m nightmarket.local
 
 unexport PYTHONDONTWRITEBYTECODE  # without it every process would compile everything again
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-fast torture quality fix bench sandbox psql clean lock
+.PHONY: help demo up down test test-slow torture quality fix bench sandbox psql clean lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,12 @@ up: $(VENV)/.installed ## start PostgreSQL, the sandbox and Airflow, and keep th
 down: $(VENV)/.installed ## stop what `make up` (or a killed demo) left running
 	@$(NM) down
 
-test: $(VENV)/.installed-dev ## every test, the slow ones and the end-to-end night included
-	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not e2e" && $(BIN)/pytest -q -m e2e
-
-test-fast: $(VENV)/.installed-dev ## the tests that take seconds
+test: $(VENV)/.installed-dev ## the tests that take seconds each: all that is not in test-slow
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow and not e2e"
+
+test-slow: $(VENV)/.installed-dev ## the tests that take longer, the end-to-end night included
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
+	@$(BIN)/pytest -q -m e2e
 
 torture: $(VENV)/.installed-dev ## a thousand workers killed at random moments, thousands of experiments against the truth (NIGHTMARKET_KILLS=100 for fewer)
 	@$(BIN)/pytest -q -s tests/faults/torture.py

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,17 +13,24 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "plugins"))
 
 from nightmarket import settings as settings_module  # noqa: E402
-from nightmarket.local.database import Server, free_port, new_password  # noqa: E402
+from nightmarket.local.database import LocalError, Server, free_port, new_password  # noqa: E402
 from nightmarket.warehouse import Row, connect, migrate  # noqa: E402
+from nursery import Nursery, nursery  # noqa: E402
 from sandbox_process import Sandbox, start_sandbox  # noqa: E402
 
 LOGINS = ("nightmarket_etl", "nightmarket_delivery", "nightmarket_reader")
 ANCHOR = "2026-03-14"  # the last day of data in the test worlds
+# How long an example takes says something about the machine; what a test writes in one example, the next one clears itself.
+settings.register_profile(
+    "nightmarket", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("nightmarket")
 AIRFLOW_HOME = Path(tempfile.gettempdir()) / f"nightmarket-airflow-{os.getpid()}"
 
 
@@ -34,6 +42,7 @@ def pytest_configure() -> None:
         AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "dags"),
         AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT="250",  # two seconds, but not on a busy machine
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{AIRFLOW_HOME}/airflow.db",
         AIRFLOW__LOGGING__LOGGING_LEVEL="ERROR",
         AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
@@ -54,13 +63,25 @@ class TestServer:
         return self.server.dsn(database, user, self.password)
 
     def create_database(self, name: str) -> None:
-        """A copy of the migrated template. By file: through the log, which is the default, costs four times as much."""
+        """A copy of the migrated template. By file: through the log, which is the default, costs twice as much."""
         with psycopg.connect(self.server.dsn("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template_nightmarket STRATEGY file_copy')
 
     def restart(self) -> None:
         self.server.stop()
-        self.server.start(self.settings)
+        start(self.server, self.settings)
+
+
+def start(server: Server, settings: dict[str, str]) -> None:
+    """Again when the port is taken at this moment: every call that goes out from this machine has one of its own."""
+    for attempt in range(20):
+        try:
+            server.start(settings)
+            break
+        except LocalError:
+            if attempt == 19:
+                raise
+            time.sleep(1)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +95,7 @@ def pg() -> Iterator[TestServer]:
     server = Server(folder / "data", free_port(), new_password())
     not_durable = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB"}
     not_durable["scram_iterations"] = "1"  # a test connects dozens of times
-    server.start(not_durable)
+    start(server, not_durable)
     try:
         os.environ["NIGHTMARKET_WAREHOUSE_DSN"] = server.dsn("postgres")
         settings_module.get_settings.cache_clear()
@@ -115,6 +136,13 @@ def db(environment: str) -> Iterator[psycopg.Connection[Row]]:
     """A connection of the loading role to a fresh database; autocommit, so that code under test sees what tests write."""
     with connect(autocommit=True, application_name="test") as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Where processes come from that work, compete and are killed."""
+    with nursery(tmp_path_factory.mktemp("workers") / "workers.log") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

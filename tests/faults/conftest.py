@@ -15,7 +15,7 @@ import pytest
 
 from campaign_world import MORNING, ConfigFolder, People, green_night, sandbox_openids, start_run, write_config
 from nightmarket.warehouse import Row, connect
-from nursery import Nursery, Worker, nursery
+from nursery import Nursery, Worker
 
 WORKER = """
 import json, sys
@@ -171,7 +171,7 @@ class Stage:
         with psycopg.connect(os.environ["NIGHTMARKET_ADMIN_DSN"], autocommit=True) as admin:
             admin.execute(f"DROP TRIGGER IF EXISTS hold ON {table}")
 
-    def wait_until(self, what: Callable[[], Any], seconds: float = 30) -> None:
+    def wait_until(self, what: Callable[[], Any], seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, "it never happened"
@@ -229,13 +229,6 @@ class Stage:
         assert set(states) == accepted | unknown, "a message is neither sent nor listed"
         check_laws(run_id)
         return {"accepted": len(accepted), "unknown": len(unknown), "arrived": len(arrived)}
-
-
-@pytest.fixture(scope="session")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Where workers come from that are to be killed."""
-    with nursery(tmp_path_factory.mktemp("workers") / "workers.log") as made:
-        yield made
 
 
 @pytest.fixture

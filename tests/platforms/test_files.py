@@ -1064,7 +1064,7 @@ def records_of(folder: Path) -> list[Any]:
     chance=st.randoms(use_true_random=False),
     pieces=st.integers(1, 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_may_stand_in_any_order_and_in_any_number_of_files(counts: list[int], chance: Any, pieces: int) -> None:
     heads = [f"A{order},2026-03-14 10:00,{count}" for order, count in enumerate(counts)]
     lines = [f"A{order},{line},S{line},1.5,2" for order, count in enumerate(counts) for line in range(count)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nights import everything, one
 
@@ -179,7 +179,7 @@ def test_a_long_chain_is_one_person(db: psycopg.Connection[Row]) -> None:
     assert groups(db) == {frozenset(ids)}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@settings(max_examples=25, database=None)
 @given(data=st.data())
 def test_nights_in_any_order_give_the_groups_of_a_full_rebuild(db: psycopg.Connection[Row], data: Any) -> None:
     """Evidence in any order, in any number of nights: the same people as union-find over all of it at once."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nights import everything, one
 from test_members import NIGHT, add, groups, member_of, resolve, tie, wipe_members
@@ -17,9 +17,7 @@ from nightmarket import mapping, members
 from nightmarket.cli import app
 from nightmarket.warehouse import Row, connect
 
-LAW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
+LAW = settings(max_examples=25, database=None)
 KINDS = ("phone", "taobao_open_uid", "wechat_openid")
 LIMIT = 3  # sharers: small, so that hubs come and go in small examples
 LATER = "2026-03-16T02:30:00+08:00"

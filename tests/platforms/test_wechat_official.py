@@ -348,7 +348,7 @@ def console(environment: str) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(), port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not server.started:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -416,7 +416,7 @@ def test_a_world_that_pushes_gives_the_same_core_as_its_archive(
 
 
 def wait_for(db: psycopg.Connection[Row], count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while (found := one(db, "SELECT count(*) FROM raw.pushes")) < count:
         assert time.monotonic() < deadline, f"{found} of {count} pushes came"
         time.sleep(0.1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from given import DEFAULTS, insert, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightmarket.dates import DEFAULT_ZONE
@@ -31,9 +31,7 @@ TABLES = (
     "stage_transitions",
 )  # fmt: skip
 
-many = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+many = settings(max_examples=25, derandomize=True)
 
 days = st.integers(0, LENGTH).map(lambda offset: START + timedelta(days=offset))
 # the first and the last instant of a day in Shanghai, and noon
@@ -201,6 +199,7 @@ def stage_by_hand(some: list[Fact], member: int, day: date) -> str:
 STAGE_TABLES = ("touched_members", "member_days", "member_stages")
 
 
+@pytest.mark.slow
 @many
 @given(some=facts)
 def test_stages_are_the_conditions_day_by_day(world: psycopg.Connection[Row], some: list[Fact]) -> None:
@@ -412,6 +411,7 @@ def told(connection: psycopg.Connection[Row]) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @settings(many, max_examples=10)
 @given(some=facts, late=facts, nights=st.lists(days, max_size=2), data=st.data())
 def test_nights_tell_what_a_rebuild_tells(

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from given import DEFAULTS, insert, put
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from nightmarket.dates import DEFAULT_ZONE
@@ -29,7 +29,7 @@ STORED = KPI_TABLES[3:-1]  # of signals only the last night is compared
 
 many = settings(
     # a night takes half a second: few examples, and a failing one is shown as it was found
-    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=6, derandomize=True,
     phases=[Phase.generate],
 )  # fmt: skip
 # also the first and the last instant of a day in Shanghai

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from given import DEFAULTS, insert, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightmarket.dates import DEFAULT_ZONE
@@ -53,7 +53,7 @@ facts = st.one_of(
     st.tuples(st.just("merge"), st.sampled_from([(1, 2), (1, 3), (2, 3)])),
 )
 many = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, derandomize=True
 )  # fmt: skip
 
 
@@ -183,6 +183,7 @@ def rebuilt(connection: psycopg.Connection[Row]) -> dict[str, list[str]]:
     return snapshot(connection)
 
 
+@pytest.mark.slow
 @many
 @given(pieces=st.lists(st.lists(facts, min_size=3, max_size=12), min_size=2, max_size=3), data=st.data())
 def test_nights_are_the_rebuild(world: psycopg.Connection[Row], pieces: list[list[Any]], data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from given import DEFAULTS, insert, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightmarket.dates import DEFAULT_ZONE
@@ -32,9 +32,7 @@ refunds = st.tuples(st.just("refund"), st.sampled_from(MEMBERS), days, amounts)
 facts = st.lists(st.one_of(orders, orders, refunds), min_size=1, max_size=12)
 Fact = tuple[str, int, date, Decimal]
 
-many = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+many = settings(max_examples=40, derandomize=True)
 
 
 @pytest.fixture
@@ -125,6 +123,7 @@ def test_the_order_of_the_input_changes_nothing(world: psycopg.Connection[Row], 
     assert tiers_of(world, some, [LAST]) == tiers_of(world, shuffled, [LAST])
 
 
+@pytest.mark.slow
 @many
 @given(some=facts, nights=st.lists(days, max_size=4))
 def test_splitting_and_repeating_nights_changes_nothing(

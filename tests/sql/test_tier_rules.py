@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from given import DEFAULTS, insert, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightmarket.marts import load_path
@@ -18,9 +18,7 @@ from nightmarket.warehouse import Row, run_sql
 START = date(2027, 6, 1)  # the year holds a 29 February
 LAST = START + timedelta(days=400)
 TABLES = ("touched_members", "member_days", "member_tiers", "points_ledger")
-many = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+many = settings(max_examples=60, derandomize=True)
 days = st.integers(0, 400).map(lambda offset: START + timedelta(days=offset))
 
 
@@ -188,6 +186,7 @@ def ledger(connection: psycopg.Connection[Row]) -> list[Row]:
     ).fetchall()
 
 
+@pytest.mark.slow
 @many
 @given(ladder=ladders(), bought=orders, returned=refunds, cold=freezes, gifts=grants)
 def test_the_history_is_the_rules_day_by_day(
@@ -216,7 +215,8 @@ def test_the_history_is_the_rules_day_by_day(
     assert found == {day: rank for day, rank in history_by_hand(ladder, facts, frozen, granted).items() if day <= LAST}
 
 
-@many
+@pytest.mark.slow
+@settings(many, max_examples=30)
 @given(
     ladder=ladders(),
     bought=orders,
@@ -345,6 +345,7 @@ def test_points_are_a_purse_that_is_never_overdrawn(
     assert balance == sum(lot[1] for lot in lots)
 
 
+@pytest.mark.slow
 @many
 @given(ladder=ladders(), bought=orders, extra=st.tuples(st.just("order"), days, st.integers(1, 6)))
 def test_one_more_order_never_lowers_the_measure_or_the_first_tier(

@@ -108,10 +108,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_an_attack_is_refused_with_file_and_line(name: str, house: Path) -> None:
     text, line = ATTACKS[name]
     (house / "zh.txt.j2").write_text(text, encoding="utf-8")
-    started = time.perf_counter()
+    started = time.thread_time()  # not of the clock: a busy machine is no dear template
     found = [sentence for sentence in template_problems("wechat", "winback_gift", 600) if "zh.txt.j2" in sentence]
     assert found[0].startswith(f"house/templates/wechat/winback_gift/zh.txt.j2:{line}: ")
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -146,10 +146,10 @@ def test_the_dearest_template_that_is_allowed_takes_milliseconds() -> None:
     values = {"member": member_values({"city": "<" * 100_000}, "x" * 100_000), "link": "l"}
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.thread_time()
         with pytest.raises(RenderError, match="more than its limit"):
             compiled.render("zh", values)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     assert sorted(times)[2] < 0.25  # 20 ms on a quiet machine
 
 

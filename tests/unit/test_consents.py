@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -23,9 +23,7 @@ from nightmarket.privacy import Tokenizer
 from nightmarket.suppressions import lift, take_list
 from nightmarket.warehouse import Row, run_sql
 
-LAW = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
+LAW = settings(max_examples=30, database=None)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 runner = CliRunner()
 

@@ -167,7 +167,7 @@ def test_four_of_five_experiments_show_the_detectable_effect(treated: int, held_
 
 
 # ------------------------------------------------------------------------------------------------- what variants showed
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arms(), arms())
 def test_swapping_the_arms_turns_the_effect_round(own: Arm, other: Arm) -> None:
     (there,), (back,) = compare_variants({"a": own}, other, 30, 10), compare_variants({"a": other}, own, 30, 10)
@@ -182,7 +182,7 @@ def test_swapping_the_arms_turns_the_effect_round(own: Arm, other: Arm) -> None:
     assert there.verdict == opposite.get(back.verdict, back.verdict)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arms(500), arms(500), st.integers(2, 40))
 def test_intervals_widen_when_there_are_fewer_members(own: Arm, other: Arm, times: int) -> None:
     assume(0 < own.buyers < own.members)

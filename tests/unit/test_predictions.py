@@ -95,7 +95,7 @@ def test_the_order_of_the_members_does_not_matter(cdnow: tuple[Numbers, ...]) ->
 
 
 # ------------------------------------------------------------------------------------------------ by hand and by brute force
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SHAPES, SHAPES, SHAPES, SHAPES, st.integers(0, 12), st.floats(0.1, 1), st.floats(1, 60))
 def test_the_likelihood_is_the_integral_over_the_members(
     r: float, alpha: float, a: float, b: float, repeats: int, share: float, age: float
@@ -117,7 +117,7 @@ def test_the_likelihood_is_the_integral_over_the_members(
 
 
 @pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SHAPES, SHAPES, SHAPES, SHAPES, st.integers(0, 300), st.floats(0.5, 100), st.floats(1, 150))
 def test_the_expectation_is_the_integral_over_the_probability_of_stopping(
     r: float, alpha: float, a: float, b: float, repeats: int, age: float, weeks: float
