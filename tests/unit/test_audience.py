@@ -410,8 +410,8 @@ def test_over_budget_is_refused(db: psycopg.Connection[Row], people: People, con
 
 # Each gate by itself: switching one off in the SQL lets exactly its member through, so no gate is idle.
 GATES = {
-    "WHEN NOT r.has_consent THEN 'no_consent'": "oREFUSED",
-    "WHEN NOT r.is_allowed THEN 'suppressed'": "oBLOCKED",
+    "WHEN f.consented = 0 THEN 'no_consent'": "oREFUSED",
+    "WHEN f.allowed = 0 THEN 'suppressed'": "oBLOCKED",
     "WHEN f.recent_count >= %(cap_messages)s::integer THEN 'capped'": "oCAPPED",
 }
 

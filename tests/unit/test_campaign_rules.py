@@ -43,7 +43,7 @@ def build() -> str:
 
 
 def rules(db: psycopg.Connection[Row], run_id: str) -> dict[int, str | None]:
-    rows = db.execute("SELECT member_id, facts ->> 'rule' AS rule FROM push.audiences WHERE run_id = %s", (run_id,))
+    rows = db.execute("SELECT member_id, rule FROM push.audiences WHERE run_id = %s", (run_id,))
     return {row["member_id"]: row["rule"] for row in rows}
 
 

@@ -4,12 +4,13 @@
 -- A member merged into another one is looked up under both ids. Addresses are not shown, only whether there is one.
 SELECT
     a.member_id, a.state, a.reason, a.arm, a.variant, a.channel, a.language,
-    (a.facts - ARRAY['openid', 'email', 'address', 'addresses', 'routes']) || jsonb_build_object(
-        'has_openid', a.facts ->> 'openid' IS NOT NULL, 'has_email', a.facts -> 'addresses' ->> 'email' IS NOT NULL
+    (f.facts - ARRAY['openid', 'email', 'address', 'addresses', 'routes']) || jsonb_build_object(
+        'has_openid', f.facts ->> 'openid' IS NOT NULL, 'has_email', f.facts -> 'addresses' ->> 'email' IS NOT NULL
     ) AS facts,
     m.message_key, m.step, m.state AS message_state, m.last_error, m.queued_at, m.accepted_at, m.delivered_at,
     m.attempt_count, c.state AS coupon_state
 FROM push.audiences AS a
+CROSS JOIN LATERAL (SELECT push.audience_facts(a) AS facts) AS f
 LEFT JOIN push.messages AS m ON a.run_id = m.run_id AND a.member_id = m.member_id
 LEFT JOIN push.coupons AS c ON a.run_id = c.run_id AND a.member_id = c.member_id
 WHERE

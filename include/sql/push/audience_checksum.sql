@@ -3,7 +3,7 @@
 SELECT encode(sha256(convert_to(coalesce(string_agg(
     a.member_id || '|' || a.state || '|' || coalesce(a.reason, '') || '|' || coalesce(a.variant, '') || '|'
     || coalesce(a.channel, '') || '|' || a.language || '|' || coalesce(a.address, '')
-    || coalesce('|' || (a.facts ->> 'routes'), ''),
+    || coalesce('|' || (a.routes::text), ''),
     E'\n' ORDER BY a.member_id
 ), ''), 'UTF8')), 'hex') AS checksum
 FROM push.audiences AS a

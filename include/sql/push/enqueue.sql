@@ -12,7 +12,7 @@ INSERT INTO push.messages AS m (
 )
 WITH
 targeted AS (
-    SELECT a.member_id, a.channel, a.variant, a.language, a.address, a.facts -> 'routes' AS routes, a.facts ->> 'time_zone' AS time_zone
+    SELECT a.member_id, a.channel, a.variant, a.language, a.address, a.routes, a.time_zone
     FROM push.audiences AS a
     WHERE a.run_id = %(run_id)s::text AND a.state = 'targeted'
 ),

@@ -12,7 +12,7 @@ FROM push.audiences AS a
 JOIN price AS f ON f.channel = a.channel
 CROSS JOIN LATERAL (
     SELECT max(p.cost) AS cost
-    FROM jsonb_array_elements(nullif(a.facts -> 'routes', 'null')) AS r (route)
+    FROM jsonb_array_elements(a.routes) AS r (route)
     JOIN price AS p ON p.channel = r.route ->> 'channel'
 ) AS dearest
 WHERE a.run_id = %(run_id)s::text AND a.state = 'targeted';

@@ -7,10 +7,10 @@ audience AS (SELECT a.* FROM push.audiences AS a WHERE a.run_id = %(run_id)s::te
 message AS (SELECT m.* FROM push.messages AS m WHERE m.run_id = %(run_id)s::text),
 coupon AS (SELECT c.* FROM push.coupons AS c WHERE c.run_id = %(run_id)s::text),
 held_address AS (
-    SELECT h.value AS address
+    SELECT h.address
     FROM audience AS a
-    CROSS JOIN LATERAL jsonb_each_text(a.facts -> 'addresses') AS h
-    WHERE a.state = 'holdout'
+    CROSS JOIN LATERAL unnest(ARRAY[a.openid, a.email, a.phone, a.mall_id, a.wecom_id]) AS h (address)
+    WHERE a.state = 'holdout' AND h.address IS NOT NULL
 ),
 stock AS (
     SELECT s.stock_id, s.budget_count, count(c.request_key) FILTER (WHERE c.state <> 'released') AS used_count

@@ -12,7 +12,7 @@ selves AS (
 )
 SELECT
     r.run_id, r.mode, r.as_of, coalesce(a.state, 'not in the segment') AS state, a.reason, a.arm, a.variant, a.channel, a.language,
-    m.state AS message_state, m.last_error, a.facts, r.config
+    m.state AS message_state, m.last_error, push.audience_facts(a) AS facts, r.config
 FROM push.campaign_runs AS r
 LEFT JOIN push.audiences AS a ON a.run_id = r.run_id AND a.member_id IN (SELECT s.member_id FROM selves AS s)
 LEFT JOIN push.messages AS m ON m.run_id = r.run_id AND m.member_id = a.member_id

@@ -23,6 +23,7 @@ from nightmarket.warehouse import Row, advisory_lock, connect, read_sql, run_sql
 log = logging.getLogger(__name__)
 Mode = Literal["dry_run", "test", "live"]
 NO_CAP = 1_000_000_000
+WORK_MEM = "256MB"
 AUDIENCES = "push.audiences"
 
 
@@ -308,50 +309,53 @@ def fill_audience(
 ) -> None:
     """Decide about every member of the segment, as of the date, and write the rows for `run_id` into the table `into`.
 
-    Leaves the temporary tables audience_segment and audience_rules for the rest of the transaction.
+    Leaves the temporary tables audience_segment, audience_rules and audience_decided for the rest of the transaction, and a
+    larger work_mem: everybody at once is hashed, not sorted through files.
     """
     plan = Plan.of(as_of, campaign.send_window, campaign.expires_after_hours)
     _fill_segment(connection, campaign, as_of, plan, test_members if mode == "test" else None)
+    connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
     parameters = _parameters(run_id, campaign, channels, as_of, plan, mode, size_limit)
     connection.execute(
         "CREATE TEMPORARY TABLE audience_rules (member_id bigint NOT NULL, rule text NOT NULL) ON COMMIT DROP"
     )
     if mode != "test":
         fill_rules(connection, campaign, as_of, parameters)
-    query = read_sql("push/audience.sql").replace(f"INSERT INTO {AUDIENCES} ", f"INSERT INTO {into} ", 1)
-    connection.execute(query, parameters)  # type: ignore[arg-type]
+    for statement in split_statements(read_sql("push/audience.sql")):
+        connection.execute(statement.replace(f"INSERT INTO {AUDIENCES} ", f"INSERT INTO {into} ", 1), parameters)  # type: ignore[arg-type]
     # Without figures of what was just written the next statements expect one row, and join a million with a million by loops.
-    connection.execute(f"ANALYZE {into}")  # type: ignore[arg-type]
+    # Only of the columns that statements ask for: figures of wide ones cost more than the rest together.
+    connection.execute(f"ANALYZE {into} (run_id, member_id, state, reason, variant, channel, language)")  # type: ignore[arg-type]
 
 
 def _fill_segment(
     connection: psycopg.Connection[Row], campaign: Campaign, as_of: date, plan: Plan, test_members: Sequence[int] | None
 ) -> None:
     """The temporary table audience_segment: the segment's members, or exactly the test recipients."""
-    connection.execute(
-        "CREATE TEMPORARY TABLE audience_segment (member_id bigint PRIMARY KEY, facts jsonb NOT NULL) ON COMMIT DROP"
-    )
     if test_members is not None:
-        known = connection.execute(
-            "INSERT INTO audience_segment SELECT member_id, '{}' FROM core.members"
-            " WHERE member_id = ANY(%s) AND absorbed_by IS NULL RETURNING member_id",
-            (list(set(test_members)),),
-        ).fetchall()
-        missing = sorted(set(test_members) - {row["member_id"] for row in known})
-        if missing:
-            raise RunRefused(f"test recipient {missing[0]} is not a member (or was merged into another one).")
+        parameters: dict[str, Any] = {"member_ids": list(set(test_members))}
+        query = "SELECT member_id, '{}' FROM core.members WHERE member_id = ANY(%(member_ids)s) AND absorbed_by IS NULL"
     else:
         parameters = {**campaign.segment_parameters, "business_date": as_of, "as_of_at": plan.as_of_at}
         *before, query = split_statements(read_sql(f"segments/{campaign.segment}.sql"))
         for statement in before:
             connection.execute(statement, parameters)  # type: ignore[arg-type]
-        try:
-            connection.execute(f"INSERT INTO audience_segment (member_id, facts)\n{query}", parameters)  # type: ignore[arg-type]
-        except psycopg.errors.UniqueViolation as error:
-            raise RunRefused(
-                f"segment {campaign.segment!r} returns a member twice: {error.diag.message_detail}"
-            ) from None
-    connection.execute("ANALYZE audience_segment")
+    # Filled before it has its key: a million index entries are sorted once, and the segment may be read by several processes.
+    connection.execute(
+        "CREATE TEMPORARY TABLE audience_segment ON COMMIT DROP AS"
+        f" SELECT s.member_id::bigint, s.facts::jsonb FROM (\n{query}\n) AS s (member_id, facts)",  # type: ignore[arg-type]
+        parameters,
+    )
+    try:
+        connection.execute("ALTER TABLE audience_segment ADD PRIMARY KEY (member_id), ALTER COLUMN facts SET NOT NULL")
+    except psycopg.errors.UniqueViolation as error:
+        raise RunRefused(f"segment {campaign.segment!r} returns a member twice: {error.diag.message_detail}") from None
+    connection.execute("ANALYZE audience_segment (member_id)")
+    if test_members is not None:
+        known = connection.execute("SELECT member_id FROM audience_segment").fetchall()
+        missing = sorted(set(test_members) - {row["member_id"] for row in known})
+        if missing:
+            raise RunRefused(f"test recipient {missing[0]} is not a member (or was merged into another one).")
 
 
 def _parameters(

@@ -66,7 +66,10 @@ def _of_date(connection: psycopg.Connection[Row], campaign: Campaign, person: in
             f"CREATE TEMPORARY TABLE audience_asked (LIKE {AUDIENCES} INCLUDING DEFAULTS) ON COMMIT DROP"
         )  # type: ignore[arg-type]
         fill_audience(connection, "", campaign, channels, as_of, "dry_run", None, into="audience_asked")
-        row = connection.execute("SELECT * FROM audience_asked WHERE member_id = %s", (person,)).fetchone()
+        row = connection.execute(
+            f"SELECT a.*, push.audience_facts(ROW(a.*)::{AUDIENCES}) AS facts FROM audience_asked AS a WHERE a.member_id = %s",  # type: ignore[arg-type]
+            (person,),
+        ).fetchone()
         asked = row or {"state": "not in the segment", "reason": None, "facts": None}
         zh, en = _verdict(connection, {**asked, "as_of": as_of}, freeze(campaign, channels), person)
     return f"* 还没有为 {as_of} 运行过；若现在运行：{zh}", f"* no run for {as_of} yet; a run now would say: {en}"
