@@ -353,7 +353,7 @@ class Bench:
                     "msgtype": "text",
                     "text": {"content": template.render("zh", variables).text},
                 }
-                numbers = lane.record_attempts(connection, [row["message_id"]])
+                numbers, _last = lane.record_attempts(connection, [row["message_id"]])
                 data = json.dumps(body, ensure_ascii=False).encode()
                 answer = session.post(self.receiver + SEND, data=data, timeout=10).json()
                 outcome = Outcome("accepted" if answer["errcode"] == 0 else "refused", code=str(answer["errcode"]))

@@ -54,7 +54,7 @@ def normalise(kind: str, value: str) -> str:
     return text
 
 
-class _Mac:
+class Mac:
     """HMAC-SHA256 (RFC 2104) with the key's two blocks digested once: half the cost of hmac.new() for short values."""
 
     def __init__(self, key: bytes) -> None:
@@ -80,7 +80,7 @@ class Tokenizer:
             raise ConfigError(
                 "NIGHTMARKET_TOKEN_KEY is shorter than 32 characters; make one with `openssl rand -base64 48`."
             )
-        self._mac = _Mac(key)
+        self._mac = Mac(key)
         self.secrets: dict[str, str] = {}
 
     @classmethod
@@ -163,9 +163,8 @@ class Keyring:
     keys: Mapping[str, bytes] = field(repr=False)
 
     @cached_property
-    def _first(self) -> tuple[str, AESGCM]:
-        key_id, key = next(iter(self.keys.items()))
-        return key_id, AESGCM(key)
+    def _ciphers(self) -> dict[str, AESGCM]:
+        return {key_id: AESGCM(key) for key_id, key in self.keys.items()}
 
     @classmethod
     def from_settings(cls) -> "Keyring":
@@ -186,16 +185,16 @@ class Keyring:
 
     def encrypt(self, token: str, value: str) -> tuple[str, bytes]:
         """(key id, nonce + ciphertext); the token is authenticated with it, so a row cannot be swapped for another."""
-        key_id, cipher = self._first
+        key_id, cipher = next(iter(self._ciphers.items()))
         nonce = os.urandom(12)
         return key_id, nonce + cipher.encrypt(nonce, value.encode(), token.encode())
 
     def decrypt(self, token: str, key_id: str, blob: bytes) -> str:
         """The clear value. Raises ConfigError when the key is gone or the row was altered."""
-        if key_id not in self.keys:
+        if key_id not in self._ciphers:
             raise ConfigError(f"vault key {key_id!r} is not in NIGHTMARKET_VAULT_KEYS; add it back to read older rows.")
         try:
-            return AESGCM(self.keys[key_id]).decrypt(blob[:12], blob[12:], token.encode()).decode()
+            return self._ciphers[key_id].decrypt(blob[:12], blob[12:], token.encode()).decode()
         except InvalidTag:
             raise ConfigError(
                 f"vault row of {token!r} cannot be decrypted with key {key_id!r}: wrong key or altered row."

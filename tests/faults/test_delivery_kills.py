@@ -100,3 +100,21 @@ def test_a_worker_that_is_asked_to_stop_leaves_no_doubt(stage: Any, channel: str
     assert states.count("accepted") == len(stage.received_keys())
     deliver(run_id, "second", 30)
     assert stage.judge(run_id) == {"accepted": 50, "unknown": 0, "arrived": 50}
+
+
+def test_killed_in_the_middle_only_a_group_and_the_open_calls_are_in_doubt(stage: Any) -> None:
+    """The next group is written down while the last one is called: both together are never more than `attempt_group`."""
+    stage.audience("wechat_service", 60)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"] |= {"attempt_group": 4, "claim_size": 40}
+        data["channels"]["wechat_service"] |= {"rate_per_second": 20, "connections": 2}
+    run_id = start_run()
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(lambda: len(stage.received_keys()) > 8)
+    stage.kill(worker)
+    written = stage.db.execute("SELECT count(*) AS n FROM push.attempts").fetchone()["n"]
+    assert 0 <= written - len(stage.received_keys()) <= 4 + 2
+    stage.later(minutes=10)
+    deliver(run_id, "second", 30)
+    result = stage.judge(run_id)
+    assert result["accepted"] + result["unknown"] == 60

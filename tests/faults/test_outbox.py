@@ -7,7 +7,7 @@ import pytest
 
 from campaign_world import AS_OF, start_run, states
 from nightmarket import dates
-from nightmarket.campaigns import outbox
+from nightmarket.campaigns import logbook, outbox
 from nightmarket.campaigns.audience import ApprovalVoid, RunRefused, build_run, record_decision
 from nightmarket.campaigns.config import Channel, load_channels
 from nightmarket.campaigns.delivery import deliver
@@ -203,8 +203,8 @@ def test_a_late_answer_settles_what_was_unknown(stage: Any) -> None:
     with connect(autocommit=True) as connection:
         with connection.transaction():
             claimed = slow.claim(connection, 10)
-        numbers = slow.record_attempts(connection, [row["message_id"] for row in claimed])
-        assert len(numbers) == 2
+        numbers, last = slow.record_attempts(connection, [row["message_id"] for row in claimed])
+        assert (len(numbers), last) == (2, logbook.number(connection))
         stage.later(minutes=10)
         assert outbox.recover() == {"unknown": 2}
         answers = [slow.answer(row, numbers[row["message_id"]], Outcome("accepted", code="0")) for row in claimed]
@@ -219,12 +219,12 @@ def test_a_lease_that_is_over_allows_no_call(stage: Any) -> None:
         with connection.transaction():
             ids = [row["message_id"] for row in slow.claim(connection, 10)]
         stage.later(minutes=10)
-        assert slow.record_attempts(connection, ids) == {}
+        assert slow.record_attempts(connection, ids) == ({}, 0)
         assert outbox.recover() == {"queued": 2}
         with connection.transaction():
             assert [row["message_id"] for row in fast.claim(connection, 10)] == ids
-        assert slow.record_attempts(connection, ids) == {}
-        assert sorted(fast.record_attempts(connection, ids)) == ids
+        assert slow.record_attempts(connection, ids) == ({}, 0)
+        assert sorted(fast.record_attempts(connection, ids)[0]) == ids
 
 
 def test_a_group_is_claimed_whole_or_not_at_all(stage: Any) -> None:

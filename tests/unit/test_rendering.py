@@ -114,6 +114,14 @@ def test_a_hostile_name_is_only_text(name: str) -> None:
     assert render("{{ member.name }}", {"member": {"name": cleaned, "tier": None}}) == cleaned
 
 
+@pytest.mark.parametrize("name", ["王小明", "Anna Li 3", "A", "王" * 40, "a b" * 90])
+def test_a_plain_name_is_kept_as_it_is(name: str) -> None:
+    kept = name if len(name) <= 24 else name[:23] + "…"
+    assert clean(name, is_name=True) == kept
+    assert clean(f"{name}\u200e", is_name=True) == kept  # the long way gives the same
+    assert clean(f" {name.replace(' ', '  ')}\n", is_name=True) == kept
+
+
 @pytest.mark.parametrize("name", ["https://evil.test/x", "www.evil.test", "加微信 evil.com", "  ", "\n"])
 def test_a_name_that_is_a_link_is_no_name(name: str) -> None:
     assert clean(name, is_name=True) is None

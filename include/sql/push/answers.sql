@@ -1,12 +1,12 @@
 -- push.attempts and push.messages: what came of calls. A message that another worker has taken over is left alone.
 -- A message that its channel refused goes on over the next channel of its routes: it certainly was not sent.
--- Params: worker, now_at, message_ids, attempt_numbers, outcomes, http_statuses, codes, texts, platform_ids, states, not_befores,
---   billed_parts (arrays of equal length).   Rerun: safe; the same answers give the same rows.
+-- Params: worker, now_at, answers (a JSON array of objects: message_id, attempt_number, outcome, http_status, code, text, platform_id,
+--   state, not_before, billed_parts).   Rerun: safe; the same answers give the same rows.
 UPDATE push.attempts AS a
 SET finished_at = %(now_at)s::timestamptz, outcome = u.outcome, http_status = u.http_status, platform_code = u.code,
     platform_message = u.text
-FROM unnest(%(message_ids)s::bigint[], %(attempt_numbers)s::integer[], %(outcomes)s::text[], %(http_statuses)s::integer[],
-            %(codes)s::text[], %(texts)s::text[]) AS u (message_id, attempt_number, outcome, http_status, code, text)
+FROM json_to_recordset(%(answers)s::json)
+    AS u (message_id bigint, attempt_number integer, outcome text, http_status integer, code text, text text)
 WHERE a.message_id = u.message_id AND a.attempt_number = u.attempt_number AND a.worker = %(worker)s::text;
 
 UPDATE push.messages AS m
@@ -33,9 +33,8 @@ FROM (
         n.state = 'failed' AND jsonb_array_length(c.routes) > 0 AND NOT EXISTS (   -- unless an earlier call may have gone out
             SELECT 1 FROM push.attempts AS a WHERE a.message_id = n.message_id AND a.outcome IN ('accepted', 'unknown')
         ) AS goes_on
-    FROM unnest(%(message_ids)s::bigint[], %(codes)s::text[], %(texts)s::text[], %(platform_ids)s::text[], %(states)s::text[],
-                %(not_befores)s::timestamptz[], %(billed_parts)s::integer[])
-        AS n (message_id, code, text, platform_id, state, not_before, billed_parts)
+    FROM json_to_recordset(%(answers)s::json)
+        AS n (message_id bigint, code text, text text, platform_id text, state text, not_before timestamptz, billed_parts integer)
     JOIN push.messages AS c ON c.message_id = n.message_id
 ) AS u
 WHERE m.message_id = u.message_id AND m.lease_owner = %(worker)s::text AND m.state IN ('sending', 'unknown');

@@ -1,5 +1,6 @@
 -- push.attempts: write down that these calls are about to be made, for the messages this worker still holds.
--- Grain: one row per message and attempt; returns the messages that may be called now. The lease starts anew.
+-- Grain: one row per message and attempt; returns the messages that may be called now, and the number of the last attempt so far for
+-- the log book. The lease starts anew.
 -- Params: message_ids, worker, config_hash (of what they were rendered from), now_at, lease_until, opens, closes (the send
 --   window), house_zone.
 -- Rerun: no; a repeated call would be a second attempt.
@@ -26,4 +27,4 @@ held AS (
 INSERT INTO push.attempts (message_id, attempt_number, worker, started_at, channel)
 SELECT h.message_id, h.attempt_count, %(worker)s::text, %(now_at)s::timestamptz, h.channel
 FROM held AS h
-RETURNING message_id, attempt_number;
+RETURNING message_id, attempt_number, pg_sequence_last_value('push.attempts_attempt_id_seq') AS last_number;

@@ -28,7 +28,8 @@ picked AS (
     FROM push.messages AS m
     WHERE m.state = 'queued' AND m.channel = %(channel)s::text AND m.account = %(account)s::text
       AND m.not_before <= %(now_at)s::timestamptz AND m.run_id = %(run_id)s::text
-      AND m.group_key IS NOT DISTINCT FROM %(group_key)s::text
+      -- not IS NOT DISTINCT FROM: the planner takes that for no row at all, and reads the whole table for one claim
+      AND (m.group_key = %(group_key)s::text OR (m.group_key IS NULL AND %(group_key)s::text IS NULL))
       AND EXISTS (   -- neither paused, cancelled nor changed
           SELECT 1
           FROM push.campaign_runs AS r

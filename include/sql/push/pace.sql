@@ -2,11 +2,13 @@
 -- Grain: one row; `starts_in` is the seconds until the first slot, slot i begins i / rate later.
 -- Params: account, slots, rate (calls per second).   The machine's clock on purpose: this is traffic, not business time.
 -- A lost slot costs nothing, so nobody waits for the disk.
-SELECT set_config('synchronous_commit', 'off', TRUE);
-
+WITH hurry AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', TRUE) AS is_set
+)
 UPDATE push.pace
 SET next_at = greatest(next_at, clock_timestamp()) + %(slots)s::integer * interval '1 s' / %(rate)s::double precision
-WHERE account = %(account)s::text
+FROM hurry
+WHERE account = %(account)s::text AND hurry.is_set = 'off'
 RETURNING extract(
     EPOCH FROM next_at - %(slots)s::integer * interval '1 s' / %(rate)s::double precision - clock_timestamp()
 )::double precision AS starts_in;

@@ -12,16 +12,19 @@ import signal
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import orjson
 import psycopg
+import uvloop
+from psycopg.types.json import set_json_loads
 
 from nightmarket import dates, robots
 from nightmarket.campaigns import logbook, outbox
@@ -70,6 +73,13 @@ class Unit:
         return [message["message_id"] for message in self.messages]
 
 
+class _Claimed(NamedTuple):
+    """The messages of one call that this worker holds, and the clear values of their batch."""
+
+    messages: list[Row]
+    clear: dict[str, str]
+
+
 def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, Any]:
     """Send what is due of one run, or of all runs, for at most `max_seconds`.
 
@@ -78,7 +88,7 @@ def deliver(run_id: str | None, worker: str, max_seconds: float) -> dict[str, An
     ConfigError when the vault or an account is not configured, DatabaseRestored when the database is older than what was
     sent, psycopg.OperationalError when it stays away; all of them leave the outbox recoverable.
     """
-    result = asyncio.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
+    result = uvloop.run(_Delivery(run_id, f"{worker}/{uuid.uuid4().hex[:8]}", max_seconds).run())
     if result["paused"] and result.get("queued"):
         raise ChannelPaused(result)
     return result
@@ -148,16 +158,24 @@ class _Database:
         self._connection: psycopg.Connection[Row] | None = None
 
     async def __call__(self, work: Callable[[psycopg.Connection[Row]], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        """Do `work` in a transaction."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, True)
 
-    def _run(self, work: Callable[[psycopg.Connection[Row]], T]) -> T:
+    async def alone(self, work: Callable[[psycopg.Connection[Row]], T]) -> T:
+        """Do `work` that is one statement, which needs no BEGIN and no COMMIT around it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, False)
+
+    def _run(self, work: Callable[[psycopg.Connection[Row]], T], in_transaction: bool) -> T:
         for attempt in range(DATABASE_TRIES):
             try:
                 if self._connection is None:
                     connection = self._stack.enter_context(connect_vault(autocommit=True))
+                    set_json_loads(orjson.loads, connection)
+                    # of an outbox filled a minute ago the statistics know nothing, and everything here is found by its key
+                    connection.execute("SET enable_seqscan = off")
                     logbook.check(connection)  # what was away and is back may be older than what was sent
                     self._connection = connection
-                with self._connection.transaction():
+                with self._connection.transaction() if in_transaction else contextlib.nullcontext():
                     return work(self._connection)
             except psycopg.OperationalError as error:
                 self._drop()
@@ -192,12 +210,13 @@ class _Delivery:
         return time.monotonic() >= self.deadline
 
     async def run(self) -> dict[str, Any]:
-        db = _Database()
+        db, front = _Database(), _Database()
         try:
             with self._stopping_gently():
-                return await self._run(db)
+                return await self._run(db, front)
         finally:
             db.close()
+            front.close()
 
     @contextlib.contextmanager
     def _stopping_gently(self) -> Iterator[None]:
@@ -225,12 +244,12 @@ class _Delivery:
             if received:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    async def _run(self, db: _Database) -> dict[str, Any]:
+    async def _run(self, db: _Database, front: _Database) -> dict[str, Any]:
         recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
         runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
         counts: dict[str, int] = {}
         for run in runs:
-            await self._deliver_run(db, run)
+            await self._deliver_run(db, front, run)
             for state, count in (await db(partial(outbox.message_counts, run_id=run["run_id"]))).items():
                 counts[state] = counts.get(state, 0) + count
         seconds = time.monotonic() - self.started
@@ -246,12 +265,12 @@ class _Delivery:
             "waiting_until": self.waiting_until.isoformat() if self.waiting_until else None,
         }
 
-    async def _deliver_run(self, db: _Database, run: Row) -> None:
+    async def _deliver_run(self, db: _Database, front: _Database, run: Row) -> None:
         """All channels of one run side by side, until nothing is due or the time is over."""
         names = list(run["config"]["channels"])
         while names:
             lanes = [
-                _LaneWorker(self, db, run, name, Channel.model_validate(run["config"]["channels"][name]))
+                _LaneWorker(self, db, front, run, name, Channel.model_validate(run["config"]["channels"][name]))
                 for name in names
             ]
             try:
@@ -270,20 +289,37 @@ class _Delivery:
 
 
 class _LaneWorker:
-    """One channel of one run in one worker."""
+    """One channel of one run in one worker.
 
-    def __init__(self, delivery: _Delivery, db: _Database, run: Row, name: str, channel: Channel) -> None:
-        self.delivery, self.db, self.run, self.name, self.channel = delivery, db, run, name, channel
+    Three things happen side by side: the next messages are claimed, the attempts of the next few calls are written down,
+    and `connections` callers make the calls that were written down, each in its own time slot.
+    """
+
+    def __init__(
+        self, delivery: _Delivery, db: _Database, front: _Database, run: Row, name: str, channel: Channel
+    ) -> None:
+        self.delivery, self.db, self.front, self.run, self.name, self.channel = delivery, db, front, run, name, channel
         config = run["config"]
         options = delivery.options
         self.lane = outbox.Lane(run, name, channel, delivery.worker, timedelta(seconds=options.lease_seconds))
         self.window = SendWindow.model_validate(config["campaign"]["send_window"])
         self.rate = float(channel.rate_per_second) * options.pace_share
-        self.open_calls = asyncio.Semaphore(channel.connections)
-        self.in_flight: set[asyncio.Task[None]] = set()
+        self.most_written = max(1, min(options.attempt_group, int(self.rate)))
+        self.group = max(
+            1, self.most_written // 2
+        )  # with room for so many, the next are written while these are called
+        self.low = min(options.claim_size // 2, int(self.rate * outbox.AHEAD_SECONDS))  # so few left: claim the next
+        self.written = 0  # written down and not begun: never more than most_written
+        self.room = asyncio.Event()  # set when there is room to write down a group
+        self.ready: asyncio.Queue[Unit] = asyncio.Queue()  # written down, to be called
+        self.unanswered = 0  # written down and not answered yet
+        self.given_up: list[Unit] = []  # written down and certainly not called
+        self.turn = asyncio.Lock()  # callers wait for their slots in one row
+        self.slots, self.next_slot = 0, 0.0  # reserved and not used yet
         self.results: list[tuple[Unit, Outcome]] = []
         self.recording = asyncio.Lock()
         self.stopped = ""  # why this channel stops, once it does
+        self.failure: ConfigError | None = None  # why nothing can be sent at all
         self.failures_in_a_row = 0
         self.sent = 0
         self._templates: dict[str, CompiledTemplate] = {}
@@ -298,16 +334,53 @@ class _LaneWorker:
             connections=self.channel.connections,
             timeout_seconds=self.channel.timeout_seconds,
         )
-        async with sender, self._background(self._record_loop()), self._background(self._progress_loop()):
-            while not self.delivery.is_over() and not self.stopped and await self._is_open():
-                rows = await self.db(lambda connection: self.lane.claim(connection, self.delivery.options.claim_size))
-                if rows:
-                    await self._send_all(sender, rows)
-                elif not await self._wait_for_more():
-                    break
-            await self._drain()
+        async with (
+            sender,
+            self._background(self._record_loop()),
+            self._background(self._progress_loop()),
+            self._callers(sender),
+        ):
+            await self._work_through()
+        if self.failure:
+            raise self.failure
         if self.stopped:
             self.delivery.paused.append(await self.db(self.lane.paused) or f"{self.name} was paused: {self.stopped}")
+
+    def _is_done(self) -> bool:
+        return bool(self.stopped or self.failure) or self.delivery.is_over()
+
+    async def _work_through(self) -> None:
+        ahead: asyncio.Task[deque[_Claimed] | None] | None = None
+        while not self._is_done():
+            claimed = await (ahead or self._claim())
+            ahead = None
+            if claimed is None:
+                break
+            if claimed:
+                ahead = await self._send_all(claimed)
+            elif not await self._wait_for_more():
+                break
+        await self._drain()
+        if ahead:
+            await self._release(await ahead or ())
+
+    async def _claim(self) -> deque[_Claimed] | None:
+        """The next messages that may be sent, by call; empty when none is due, None when none may go out any more."""
+        if not await self._is_open():
+            return None
+        return await self.db(self._claim_on)
+
+    def _claim_on(self, connection: psycopg.Connection[Row]) -> deque[_Claimed]:
+        rows = self.lane.claim(connection, self.delivery.options.claim_size)
+        tokens = {row["address"] for row in rows if is_token(row["address"])} | {
+            name for row in rows if (name := (row["variables"].get("member") or {}).get("name"))
+        }
+        tokens |= {code for row in rows if (code := (row["variables"].get("coupon") or {}).get("code"))}
+        clear = open_secrets(connection, tokens, self.delivery.keyring) if tokens else {}
+        if not rows:
+            return deque()
+        calls = [rows] if self.lane.kind.is_group else [[row] for row in rows]
+        return deque(_Claimed(messages, clear) for messages in calls)
 
     async def _is_open(self) -> bool:
         """Neither the run nor the channel is paused; what is due outside its receiver's send window is moved to its opening."""
@@ -340,7 +413,7 @@ class _LaneWorker:
 
     async def _wait_for_more(self) -> bool:
         """Nothing was claimable: wait for open calls, for what is due soon, for leases of dead workers. False = done."""
-        if self.in_flight or self.results:
+        if self.unanswered or self.results:
             await self._drain()
             return True
         row = await self.db(
@@ -362,71 +435,95 @@ class _LaneWorker:
         await self.db(lambda connection: outbox.recover_on(connection, dates.now()))
         return True
 
-    async def _send_all(self, sender: Sender, rows: list[Row]) -> None:
-        """Send a claimed batch: attempts are recorded for a few calls at a time, each call starts in its own slot."""
-        units = await self.db(lambda connection: self._prepare(connection, rows))
-        group = max(1, min(self.delivery.options.attempt_group, int(self.rate)))
-        for start in range(0, len(units), group):
-            if self.stopped or self.delivery.is_over():
-                return await self._release(units[start:])
-            chunk = units[start : start + group]
-            quota = outbox.Quota(len(chunk), 0.0, "")
-            if self.lane.has_quota:
-                quota = await self.db(partial(self.lane.take_quota, calls=len(chunk)))
-            if quota.granted < len(chunk):
-                await self._release(units[start + quota.granted :])
-                chunk, units = chunk[: quota.granted], units[: start + quota.granted]
-            numbers, last = await self.db(partial(self._write_down, units=chunk))
+    async def _send_all(self, claimed: deque[_Claimed]) -> asyncio.Task[deque[_Claimed] | None] | None:
+        """Write a claimed batch down, group by group, whenever the callers have room; returns the next claim when it is on its way."""
+        ahead = None
+        while claimed:
+            while self.written > self.most_written - self.group:
+                self.room.clear()
+                await self.room.wait()
+            if self._is_done():
+                await self._release(claimed)
+                break
+            if ahead is None and len(claimed) <= self.low:
+                ahead = asyncio.create_task(self._claim())
+            room = min(self.most_written - self.written, len(claimed))
+            await self._write_down([claimed.popleft() for _ in range(room)])
+        return ahead
+
+    async def _write_down(self, group: Sequence[_Claimed]) -> None:
+        """Render a group, record its attempts, write it into the log book, and hand it to the callers."""
+        units = await self._rendered(group)
+        quota = outbox.Quota(len(units), 0.0, "")
+        if self.lane.has_quota and units:
+            quota = await self.db(partial(self.lane.take_quota, calls=len(units)))
+            await self._release(units[quota.granted :])
+            units = units[: quota.granted]
+        if units:
+            self.written += len(units)
+            ids = [i for unit in units for i in unit.ids]
+            numbers, last = await self.front.alone(partial(self.lane.record_attempts, message_ids=ids))
             ready: list[Unit] = []
             lost: list[Unit] = []
-            for unit in chunk:
+            for unit in units:
                 unit.attempt_numbers = {i: numbers[i] for i in unit.ids if i in numbers}
                 (ready if len(unit.attempt_numbers) == len(unit.ids) else lost).append(unit)
             try:
                 logbook.write(last, self.name, [row["message_key"] for unit in ready for row in unit.messages])
-            except ConfigError:
-                await self._release(units[start:])
-                raise
-            if lost:  # the lease ran out, the message expired or its window closed: the next claim decides about it
-                await self._release(lost)
-            called = 0
-            async for unit in self._paced(ready):
-                task = asyncio.create_task(self._call(sender, unit))
-                self.in_flight.add(task)
-                task.add_done_callback(self.in_flight.discard)
-                called += 1
-            if called < len(ready):
-                return await self._release(ready[called:] + units[start + group :])
-            if quota.reason:
-                return await self._stop(quota.reason, quota.seconds)
-        return None
+            except ConfigError as error:
+                self.failure, lost, ready = error, units, []
+            self.unanswered += len(ready)
+            for unit in ready:
+                self.ready.put_nowait(unit)
+            self._begun(len(lost))
+            await self._release(lost)  # lease over, expired, window closed: the next claim decides about it
+        if quota.reason:
+            await self.ready.join()  # what was granted is used
+            await self._stop(quota.reason, quota.seconds)
 
-    def _write_down(self, connection: psycopg.Connection[Row], units: Sequence[Unit]) -> tuple[dict[int, int], int]:
-        """Attempt numbers by message id, and the number that the log book needs."""
-        numbers = self.lane.record_attempts(connection, [i for unit in units for i in unit.ids])
-        return numbers, logbook.number(connection)
+    def _begun(self, count: int = 1) -> None:
+        self.written -= count
+        if self.written <= self.most_written - self.group:
+            self.room.set()
 
-    async def _paced(self, units: Sequence[Unit]) -> Any:
-        """Yield each unit at its own time slot and when a connection is free; ends early when the channel stops."""
-        piece = max(1, int(self.rate * PACE_PIECE_SECONDS))
-        position = 0
-        while position < len(units):
-            slots = min(piece, len(units) - position)
-            starts_in = await self.db(partial(self.lane.reserve_slots, slots=slots, rate=self.rate))
-            first = time.monotonic() + max(starts_in, 0.0)
-            for slot in range(slots):
-                await self.open_calls.acquire()
-                wait = first + slot / self.rate - time.monotonic()
+    @contextlib.asynccontextmanager
+    async def _callers(self, sender: Sender) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(self.channel.connections):
+                await stack.enter_async_context(self._background(self._caller(sender)))
+            yield
+
+    async def _caller(self, sender: Sender) -> None:
+        """One connection: one call after the other."""
+        while True:
+            unit = await self.ready.get()
+            may_call = await self._slot()
+            self._begun()
+            if may_call:
+                await self._call(sender, unit)
+            else:
+                self.given_up.append(unit)
+            self.unanswered -= 1
+            self.ready.task_done()
+
+    async def _slot(self) -> bool:
+        """Wait for the account's next time slot; False when no call may be begun any more."""
+        async with self.turn:
+            while not self._is_done():
+                if not self.slots:
+                    self.slots = min(max(1, int(self.rate * PACE_PIECE_SECONDS)), self.written)
+                    reserve = partial(self.lane.reserve_slots, slots=self.slots, rate=self.rate)
+                    self.next_slot = max(await self.front.alone(reserve), 0.0) + time.monotonic()
+                wait = self.next_slot - time.monotonic()
+                if wait < -LATE_SECONDS:
+                    self.slots = 0  # too late for this slot and those after it: take new ones
+                    continue
+                self.slots -= 1
+                self.next_slot += 1 / self.rate
                 if wait > 0:
                     await asyncio.sleep(wait)
-                if self.stopped or self.delivery.is_over():
-                    self.open_calls.release()
-                    return
-                if wait < -LATE_SECONDS:
-                    self.open_calls.release()
-                    break  # too late for this slot and those after it: take new ones
-                yield units[position]
-                position += 1
+                return not self._is_done()
+        return False
 
     async def _call(self, sender: Sender, unit: Unit) -> None:
         try:
@@ -434,8 +531,6 @@ class _LaneWorker:
         except Exception as error:
             log.exception("%s: the channel failed", self.name)
             outcome = Outcome("unknown", code="channel", message=type(error).__name__)
-        finally:
-            self.open_calls.release()
         self.results.append((unit, outcome))
         self.delivery.calls += 1
         await self._watch(outcome)
@@ -468,16 +563,17 @@ class _LaneWorker:
             about=f"paused {outbox.pace_key(self.name, self.channel.account)}",
         )
 
-    async def _release(self, units: Iterable[Unit]) -> None:
-        ids = [i for unit in units for i in unit.ids]
+    async def _release(self, units: Iterable[Unit | _Claimed]) -> None:
+        ids = [message["message_id"] for unit in units for message in unit.messages]
         if ids:
             await self.db(lambda connection: self.lane.release(connection, ids))
 
     async def _drain(self) -> None:
-        """Until every open call has answered and every answer is recorded."""
-        while self.in_flight:
-            await asyncio.wait(self.in_flight)
+        """Until every call that was written down is made and answered, or given up, and that is recorded."""
+        await self.ready.join()
         await self._record()
+        given_up, self.given_up = self.given_up, []
+        await self._release(given_up)
 
     async def _record_loop(self) -> None:
         while True:
@@ -524,29 +620,18 @@ class _LaneWorker:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def _prepare(self, connection: psycopg.Connection[Row], rows: list[Row]) -> list[Unit]:
-        """Open the vault for these messages and render them; what cannot be rendered fails here, alone."""
-        tokens = {row["address"] for row in rows if is_token(row["address"])} | {
-            name for row in rows if (name := (row["variables"].get("member") or {}).get("name"))
-        }
-        tokens |= {code for row in rows if (code := (row["variables"].get("coupon") or {}).get("code"))}
-        clear = open_secrets(connection, tokens, self.delivery.keyring) if tokens else {}
+    async def _rendered(self, group: Sequence[_Claimed]) -> list[Unit]:
+        """The calls of a group; what cannot be rendered fails here, alone."""
         units, failures = [], {}
-        for messages in self._calls(rows):
+        for claimed in group:
             try:
-                units.append(self._unit(messages, clear))
+                units.append(self._unit(claimed.messages, claimed.clear))
             except RenderError as error:
-                failures.update({message["message_id"]: str(error) for message in messages})
+                failures.update({message["message_id"]: str(error) for message in claimed.messages})
         if failures:
             log.warning("%s %s: %s messages cannot be rendered", self.run["run_id"], self.name, f"{len(failures):,}")
-            self.lane.fail(connection, failures)
+            await self.db(partial(self.lane.fail, reasons=failures))
         return units
-
-    def _calls(self, rows: list[Row]) -> Iterator[list[Row]]:
-        if self.lane.kind.is_group:
-            yield rows
-        else:
-            yield from ([row] for row in rows)
 
     def _unit(self, messages: list[Row], clear: dict[str, str]) -> Unit:
         first = messages[0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 import psycopg
 
 from nightmarket import dates
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 MAX_RETRY_SECONDS = 900.0
 QUESTIONS_AT_ONCE = 500
 FRESH_SECONDS = 5  # how old the answers of a claim (consent, following, caps) may become before the call
+AHEAD_SECONDS = 1  # of them a claim may wait for the one before it
 STEP = "send"  # the step of a campaign; journeys have several
 SECOND_STEP = "send-2"  # over the next channel, when no receipt came for the first
 REPEATABLE = [name for name, channel in CHANNELS.items() if channel.is_repeatable]
@@ -325,9 +327,8 @@ class Lane:
         """
         if self.kind.is_group:
             return self._claim_group(connection)
-        return self._claim(
-            connection, min(size, max(1, int(self.channel.rate_per_second * FRESH_SECONDS))), None, is_repeat=False
-        )
+        fresh = int(self.channel.rate_per_second * (FRESH_SECONDS - AHEAD_SECONDS))
+        return self._claim(connection, min(size, max(1, fresh)), None, is_repeat=False)
 
     def _claim_group(self, connection: psycopg.Connection[Row]) -> list[Row]:
         """Whole groups only: an advisory lock keeps a second worker from taking a part of one."""
@@ -414,9 +415,11 @@ class Lane:
         ).fetchone()
         advisory_lock(connection, "claims", shared=other is None)
 
-    def record_attempts(self, connection: psycopg.Connection[Row], message_ids: Sequence[int]) -> dict[int, int]:
+    def record_attempts(
+        self, connection: psycopg.Connection[Row], message_ids: Sequence[int]
+    ) -> tuple[dict[int, int], int]:
         """Message id -> attempt number, for the messages that are still ours, not expired, and inside their receiver's send
-        window; only these may be called."""
+        window; only these may be called. And the number that the log book writes beside them (0 when there is none)."""
         now = dates.now()
         rows = run_sql(
             connection,
@@ -432,7 +435,8 @@ class Lane:
                 "house_zone": get_settings().zone.key,
             },
         )
-        return {row["message_id"]: row["attempt_number"] for row in rows}
+        numbers = {row["message_id"]: row["attempt_number"] for row in rows}
+        return numbers, max((row["last_number"] for row in rows), default=0)
 
     def answer(self, message: Row, attempt_number: int, outcome: Outcome, billed_parts: int = 1) -> Answer:
         """The state a message takes after an outcome. `billed_parts`: a long SMS costs as much as several."""
@@ -460,16 +464,23 @@ class Lane:
             {
                 "worker": self.worker,
                 "now_at": now,
-                "message_ids": [answer.message_id for answer in answers],
-                "attempt_numbers": [answer.attempt_number for answer in answers],
-                "outcomes": [_OUTCOMES[answer.outcome.kind] for answer in answers],
-                "http_statuses": [answer.outcome.http_status for answer in answers],
-                "codes": [answer.outcome.code for answer in answers],
-                "texts": [answer.outcome.message for answer in answers],
-                "platform_ids": [answer.outcome.platform_message_id for answer in answers],
-                "states": [answer.state for answer in answers],
-                "not_befores": [answer.not_before for answer in answers],
-                "billed_parts": [answer.billed_parts for answer in answers],
+                "answers": orjson.dumps(
+                    [  # arrays of every column would take four times as long to write
+                        {
+                            "message_id": answer.message_id,
+                            "attempt_number": answer.attempt_number,
+                            "outcome": _OUTCOMES[answer.outcome.kind],
+                            "http_status": answer.outcome.http_status,
+                            "code": answer.outcome.code,
+                            "text": answer.outcome.message,
+                            "platform_id": answer.outcome.platform_message_id,
+                            "state": answer.state,
+                            "not_before": answer.not_before,
+                            "billed_parts": answer.billed_parts,
+                        }
+                        for answer in answers
+                    ]
+                ).decode(),
             },
         )
         for answer in answers:

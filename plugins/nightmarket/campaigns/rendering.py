@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
@@ -26,6 +27,7 @@ from pydantic import Field
 from nightmarket.campaigns.config import LANGUAGES, Channel, Name, Purpose, Texts
 from nightmarket.campaigns.sms_length import PART_UNITS, SmsFrame, billed_units, segments
 from nightmarket.channels.base import Content
+from nightmarket.privacy import Mac
 from nightmarket.settings import ConfigError, StrictModel, get_settings, load_yaml, where
 
 # Everything a template may say. `member` is None in a mass message (one text for all), `coupon` is None for a member
@@ -78,6 +80,8 @@ PARTS = {
 WITH_TEMPLATE_ID = ("wechat_template", "wechat_subscribe")  # folders whose texts stand at WeChat
 PARAMETER = re.compile(r"\$\{(\w+)\}")  # of an approved SMS text
 BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # controls that turn neighbouring text around
+# Letters and digits of ASCII and Chinese characters, single spaces between them, at least one.
+PLAIN = re.compile(r"[0-9A-Za-z\u4e00-\u9fff]+(?: [0-9A-Za-z\u4e00-\u9fff]+)*")
 LOOKS_LIKE_LINK = re.compile(r"://|www\.|\.(com|cn|net|top|xyz|cc)\b", re.IGNORECASE)
 
 
@@ -355,7 +359,10 @@ def clean(value: str | None, *, is_name: bool = False) -> str | None:
     """
     if value is None:
         return None
-    text = unicodedata.normalize("NFC", str(value)[:MAX_RAW_CHARACTERS])
+    text = str(value)[:MAX_RAW_CHARACTERS]
+    if PLAIN.fullmatch(text):  # nothing below would change it; most names are
+        return _shorten(text, MAX_NAME_CHARACTERS if is_name else MAX_VALUE_CHARACTERS)
+    text = unicodedata.normalize("NFC", text)
     text = "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in text)
     text = _few_marks(BIDI.sub("", text).replace("<", "‹").replace(">", "›"))
     text = " ".join(text.split())
@@ -368,8 +375,11 @@ def member_values(member: Mapping[str, Any] | None, clear_name: str | None) -> d
     """What a template may say of a member: every text of it cleaned, for a city was written by a stranger too."""
     if not member:
         return None
-    values = {name: clean(value) if isinstance(value, str) else value for name, value in member.items()}
-    return {**values, "name": clean(clear_name, is_name=True)}
+    values = {
+        name: clean(value) if isinstance(value, str) else value for name, value in member.items() if name != "name"
+    }
+    values["name"] = clean(clear_name, is_name=True)
+    return values
 
 
 def _few_marks(text: str) -> str:
@@ -393,7 +403,12 @@ def _shorten(text: str, limit: int) -> str:
 
 def signed_link(base_url: str, kind: str, key: str) -> str:
     """`kind` r counts a click, u unsubscribes, s is a survey. The signature stops others from making links that look like ours."""
-    return f"{base_url}/{kind}/{quote(key, safe='')}?s={_signature(kind, key)}"
+    return f"{base_url}/{kind}/{_quoted(key)}?s={_signature(kind, key)}"
+
+
+@lru_cache(maxsize=8)  # a message has two links of one key
+def _quoted(key: str) -> str:
+    return quote(key, safe="")
 
 
 def link_key(path: str, signature: str) -> str | None:
@@ -407,9 +422,13 @@ def _signature(kind: str, key: str) -> str:
     token_key = get_settings().token_key
     if token_key is None:
         raise ConfigError("NIGHTMARKET_TOKEN_KEY is not set: without it links cannot be signed.")
-    signing_key = hmac.digest(token_key.get_secret_value().encode(), b"nightmarket links v1", hashlib.sha256)
-    mac = hmac.digest(signing_key, f"{kind}/{key}".encode(), hashlib.sha256)
+    mac = _link_mac(token_key.get_secret_value()).digest(f"{kind}/{key}".encode())
     return base64.urlsafe_b64encode(mac[:15]).decode()
+
+
+@lru_cache(maxsize=1)
+def _link_mac(token_key: str) -> Mac:
+    return Mac(hmac.digest(token_key.encode(), b"nightmarket links v1", hashlib.sha256))
 
 
 class _Environment(ImmutableSandboxedEnvironment):

@@ -155,6 +155,7 @@ def http_session(connections: int, timeout_seconds: float) -> aiohttp.ClientSess
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEPALIVE_SECONDS),
         timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "nightmarket/0.1"},
     )
 
