@@ -305,9 +305,7 @@ class _LaneWorker:
         self.window = SendWindow.model_validate(config["campaign"]["send_window"])
         self.rate = float(channel.rate_per_second) * options.pace_share
         self.most_written = max(1, min(options.attempt_group, int(self.rate)))
-        self.group = max(
-            1, self.most_written // 2
-        )  # with room for so many, the next are written while these are called
+        self.group = max(1, self.most_written // 2)  # room for so many: the next are written while these are called
         self.low = min(options.claim_size // 2, int(self.rate * outbox.AHEAD_SECONDS))  # so few left: claim the next
         self.written = 0  # written down and not begun: never more than most_written
         self.room = asyncio.Event()  # set when there is room to write down a group
