@@ -212,6 +212,27 @@ def test_a_late_answer_settles_what_was_unknown(stage: Any) -> None:
     assert sorted(states(stage.db, run_id).items()) == [("accepted", 1), ("unknown", 1)]
 
 
+def test_what_no_text_can_hold_loses_no_answer(stage: Any) -> None:
+    """PostgreSQL's text has no NUL and no half of a surrogate pair: one in one answer must not lose the answers of all."""
+    run_id = stage.run("wechat_service", 2)
+    first = lane(run_id, "worker")
+    said = Outcome("accepted", platform_message_id="m\0" * 3, code="0\0", message="ok\0 and \ud800 垃圾")
+    with connect(autocommit=True) as connection:
+        with connection.transaction():
+            claimed = first.claim(connection, 10)
+        numbers, _ = first.record_attempts(connection, [row["message_id"] for row in claimed])
+        answers = [
+            first.answer(row, numbers[row["message_id"]], outcome)
+            for row, outcome in zip(claimed, (said, Outcome("accepted", code="0")), strict=True)
+        ]
+        first.record_answers(connection, answers)
+    assert states(stage.db, run_id) == {"accepted": 2}
+    row = stage.db.execute(
+        "SELECT platform_code, platform_message FROM push.attempts ORDER BY attempt_id LIMIT 1"
+    ).fetchone()
+    assert row == {"platform_code": "0", "platform_message": "ok and ? 垃圾"}
+
+
 def test_a_lease_that_is_over_allows_no_call(stage: Any) -> None:
     run_id = stage.run("wechat_service", 2)
     slow, fast = lane(run_id, "slow"), lane(run_id, "fast")

@@ -74,6 +74,13 @@ class Outcome:
     suppress_days: int | None = None  # for so long; None = for good
     is_final: bool = False  # unknown, and repeating the call would not help any more, also where calls are repeatable
 
+    def __post_init__(self) -> None:
+        """A platform may say anything; PostgreSQL's text holds all of it but NUL and halves of surrogate pairs."""
+        for name in ("platform_message_id", "code", "message"):
+            text = getattr(self, name)
+            if "\0" in text or not text.isascii():
+                object.__setattr__(self, name, text.replace("\0", "").encode("utf-8", "replace").decode())
+
 
 @dataclass(frozen=True)
 class Question:
