@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import shutil
+import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,17 +13,19 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from rich.console import Console
 
 from nightmarket.dates import today
 from nightmarket.local.airflow_api import AirflowApi
 from nightmarket.local.database import LocalError, free_port
-from nightmarket.local.demo import CAMPAIGN, DAYS_BETWEEN, Demo
+from nightmarket.local.demo import CAMPAIGN, DAYS_BETWEEN, READING_SECONDS, Demo
 from nightmarket.local.stack import Ports, Stack
-from nightmarket.settings import get_settings
+from nightmarket.settings import ROOT, get_settings
 from nightmarket.warehouse import connect
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+SILENT, DRIFTING = "nobody_answers", "late_data"
 FIRST = today() - timedelta(days=1)
 SECOND = FIRST + timedelta(days=DAYS_BETWEEN)
 COUNTED = (
@@ -38,9 +43,23 @@ class Story(Demo):
         self.say(f"the morning after {business_date} is left out")
 
 
+def two_more_campaigns(folder: Path) -> Path:
+    """The house's configuration with two more campaigns that always ask; one of them does not wait long for an answer."""
+    config = folder / "config"
+    shutil.copytree(ROOT / "include" / "config", config)
+    model = yaml.safe_load((config / "campaigns" / f"{CAMPAIGN}.yaml").read_text(encoding="utf-8"))
+    del model["coupon"]
+    for name, hours in ((SILENT, 0.005), (DRIFTING, 4)):
+        changes = {"campaign": name, "salt": f"{name}-1", "approval": {"above": 0, "answer_within_hours": hours}}
+        content = yaml.safe_dump(model | changes, allow_unicode=True, sort_keys=False)
+        (config / "campaigns" / f"{name}.yaml").write_text(content, encoding="utf-8")
+    return config
+
+
 @pytest.fixture(scope="module")
-def told() -> Iterator[tuple[Stack, dict[str, Any]]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, dict[str, Any]]]:
     """Both nights and the campaign, told once for all tests of this file."""
+    os.environ["NIGHTMARKET_CONFIG_DIR"] = str(two_more_campaigns(tmp_path_factory.mktemp("house")))
     stack = Stack("e2e", Ports(free_port(), free_port(), free_port(), free_port()))
     story = Story(stack, Console(file=io.StringIO()))
     stack.say = story.say
@@ -51,6 +70,8 @@ def told() -> Iterator[tuple[Stack, dict[str, Any]]]:
         yield stack, result
     finally:
         stack.stop()
+        del os.environ["NIGHTMARKET_CONFIG_DIR"]
+        get_settings.cache_clear()
 
 
 def one(query: str) -> Any:
@@ -171,6 +192,74 @@ def test_a_second_night_and_campaign_double_nothing(told: tuple[Stack, dict[str,
     after["push.audiences"] = before["push.audiences"]  # the second dry run has an audience of its own
     assert after == before
     assert sent_after["messages"]["total"] == sent_before["messages"]["total"]
+
+
+def asked(api: AirflowApi, run_id: str, task_id: str) -> dict[str, Any]:
+    """The question of an approval task, once a person sees it and has read it."""
+
+    def find() -> dict[str, Any] | None:
+        open_ones = api.open_approvals("push_campaign", run_id)
+        return next((one for one in open_ones if one["task_instance"]["task_id"] == task_id), None)
+
+    question: dict[str, Any] = api.wait(task_id, find, 180)
+    time.sleep(READING_SECONDS)
+    return question
+
+
+def run_of(campaign: str) -> tuple[Any, ...]:
+    """(state, approved by, decision's reason, messages) of the campaign's one run, and who did what to it."""
+    query = f"""
+        SELECT ARRAY[r.state, coalesce(r.approved_by, ''), coalesce(r.decision_reason, ''),
+            (SELECT count(*) FROM push.messages AS m WHERE m.run_id = r.run_id)::text,
+            (SELECT string_agg(l.actor || ' ' || l.action, ', ' ORDER BY l.audit_id) FROM push.audit_log AS l WHERE l.subject = r.run_id)]
+        FROM push.campaign_runs AS r WHERE r.campaign = '{campaign}'
+    """
+    return tuple(one(query))
+
+
+def test_nobody_answers_and_nothing_is_sent(told: tuple[Stack, dict[str, Any]]) -> None:
+    """The wait is short here; that it ends in a recorded no is Airflow's scheduler and our task, as with four hours."""
+    stack, _ = told
+    api = AirflowApi(stack.base_url, "admin", stack.admin_password, stack.check_alive)
+    conf = {"campaign": SILENT, "as_of": SECOND.isoformat(), "dry_run": False}
+    run_id = api.trigger("push_campaign", conf)
+    question = asked(api, run_id, "approve")
+    assert "No answer within 0.005 hours is a no." in question["body"]
+    api.wait_for_run("push_campaign", run_id)
+    state, _by, _reason, messages, log = run_of(SILENT)
+    assert (state, messages) == ("rejected", "0")
+    assert "nobody (time-out)" in log
+
+
+def test_late_data_void_an_approval_and_a_person_is_asked_again(told: tuple[Stack, dict[str, Any]]) -> None:
+    stack, _ = told
+    api = AirflowApi(stack.base_url, "admin", stack.admin_password, stack.check_alive)
+    run_id = api.trigger("push_campaign", {"campaign": DRIFTING, "as_of": SECOND.isoformat(), "dry_run": False})
+    first = asked(api, run_id, "approve")
+    with connect() as connection:  # withdrawn before the as-of instant, told to us only now
+        withdrawn = connection.execute(
+            """
+            INSERT INTO core.consents (source_id, event_id, identity_id, channel, purpose, is_granted, evidence, occurred_at)
+            SELECT 'own_pages', 'late/' || mi.identity_id || '/' || f.family, mi.identity_id, f.family, 'marketing', FALSE, 'letter',
+                r.as_of_at - INTERVAL '1 minute'
+            FROM push.campaign_runs AS r
+            JOIN push.audiences AS a ON a.run_id = r.run_id AND a.state = 'targeted' AND a.member_id %% 4 = 0
+            JOIN core.member_identities AS mi ON mi.member_id = a.member_id
+            CROSS JOIN (VALUES ('wechat'), ('email')) AS f (family)
+            WHERE r.campaign = %s
+            """,
+            (DRIFTING,),
+        ).rowcount
+    assert withdrawn > 20
+    api.approve("push_campaign", run_id, "approve", "the first report is right")
+    second = asked(api, run_id, "approve_again")
+    assert second["body"] != first["body"]
+    assert run_of(DRIFTING)[0] == "awaiting_approval"
+    api.approve("push_campaign", run_id, "approve_again", "not any more", "Reject")
+    api.wait_for_run("push_campaign", run_id)
+    state, by, reason, messages, log = run_of(DRIFTING)
+    assert (state, by, reason, messages) == ("rejected", "admin", "not any more", "0")
+    assert "drift void" in log
 
 
 def test_no_clear_personal_value_stands_outside_the_vault(told: tuple[Stack, dict[str, Any]]) -> None:
