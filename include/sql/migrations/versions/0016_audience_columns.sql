@@ -23,7 +23,7 @@ UPDATE push.audiences SET
     mall_id = facts #>> '{addresses,push}',
     wecom_id = facts #>> '{addresses,wecom}',
     wrote_at = (facts ->> 'wrote_at')::timestamptz,
-    channels = CASE WHEN jsonb_typeof(facts -> 'channels') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(facts -> 'channels')) END,
+    channels = CASE WHEN jsonb_typeof(facts -> 'channels') = 'array' THEN array(SELECT jsonb_array_elements_text(facts -> 'channels')) END,
     routes = nullif(facts -> 'routes', 'null'),
     rule = facts ->> 'rule',
     marketing_recent = (facts ->> 'marketing_recent')::integer,
