@@ -2,6 +2,7 @@
 what cannot be known is listed."""
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -117,4 +118,25 @@ def test_killed_in_the_middle_only_a_group_and_the_open_calls_are_in_doubt(stage
     stage.later(minutes=10)
     deliver(run_id, "second", 30)
     result = stage.judge(run_id)
+    assert result["accepted"] + result["unknown"] == 60
+
+
+def test_answers_that_are_not_written_down_yet_are_in_doubt_too(stage: Any) -> None:
+    """While nothing can be recorded only so many calls are begun as a crash may leave in doubt."""
+    stage.audience("wechat_service", 60)
+    with stage.config.editing("channels.yaml") as data:
+        data["delivery"] |= {"attempt_group": 4, "claim_size": 40}
+        data["channels"]["wechat_service"] |= {"rate_per_second": 500, "connections": 2}
+    run_id = start_run()
+    stage.hold("push.attempts", "UPDATE", "NEW.outcome = 'accepted'")
+    worker = stage.worker(run_id, "first")
+    stage.wait_until(stage.is_held)
+    time.sleep(1)  # time enough to send all sixty
+    stage.kill(worker)
+    stage.let_go("push.attempts")
+    assert 0 < len(stage.received_keys()) <= 4 + 2
+    stage.later(minutes=10)
+    deliver(run_id, "second", 30)
+    result = stage.judge(run_id)
+    assert result["unknown"] <= 4 + 2
     assert result["accepted"] + result["unknown"] == 60

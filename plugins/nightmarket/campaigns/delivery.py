@@ -308,7 +308,10 @@ class _LaneWorker:
         self.group = max(1, self.most_written // 2)  # room for so many: the next are written while these are called
         self.low = min(options.claim_size // 2, int(self.rate * outbox.AHEAD_SECONDS))  # so few left: claim the next
         self.written = 0  # written down and not begun: never more than most_written
+        self.most_open = self.most_written + channel.connections  # what a crash may leave in doubt
+        self.open = 0  # written down, and what came of it is not: never more than most_open
         self.room = asyncio.Event()  # set when there is room to write down a group
+        self.answered = asyncio.Event()  # set when answers enough for a group wait to be recorded
         self.ready: asyncio.Queue[Unit] = asyncio.Queue()  # written down, to be called
         self.unanswered = 0  # written down and not answered yet
         self.given_up: list[Unit] = []  # written down and certainly not called
@@ -437,7 +440,7 @@ class _LaneWorker:
         """Write a claimed batch down, group by group, whenever the callers have room; returns the next claim when it is on its way."""
         ahead = None
         while claimed:
-            while self.written > self.most_written - self.group:
+            while not self._has_room():
                 self.room.clear()
                 await self.room.wait()
             if self._is_done():
@@ -445,7 +448,7 @@ class _LaneWorker:
                 break
             if ahead is None and len(claimed) <= self.low:
                 ahead = asyncio.create_task(self._claim())
-            room = min(self.most_written - self.written, len(claimed))
+            room = min(self.most_written - self.written, self.most_open - self.open, len(claimed))
             await self._write_down([claimed.popleft() for _ in range(room)])
         return ahead
 
@@ -459,6 +462,7 @@ class _LaneWorker:
             units = units[: quota.granted]
         if units:
             self.written += len(units)
+            self.open += len(units)
             ids = [i for unit in units for i in unit.ids]
             numbers, last = await self.front.alone(partial(self.lane.record_attempts, message_ids=ids))
             ready: list[Unit] = []
@@ -473,15 +477,24 @@ class _LaneWorker:
             self.unanswered += len(ready)
             for unit in ready:
                 self.ready.put_nowait(unit)
-            self._begun(len(lost))
             await self._release(lost)  # lease over, expired, window closed: the next claim decides about it
+            self._settled(len(lost))
+            self._begun(len(lost))
         if quota.reason:
             await self.ready.join()  # what was granted is used
             await self._stop(quota.reason, quota.seconds)
 
+    def _has_room(self) -> bool:
+        return self.written <= self.most_written - self.group and self.open <= self.most_open - self.group
+
     def _begun(self, count: int = 1) -> None:
         self.written -= count
-        if self.written <= self.most_written - self.group:
+        if self._has_room():
+            self.room.set()
+
+    def _settled(self, count: int) -> None:
+        self.open -= count
+        if self._has_room():
             self.room.set()
 
     @contextlib.asynccontextmanager
@@ -530,6 +543,8 @@ class _LaneWorker:
             log.exception("%s: the channel failed", self.name)
             outcome = Outcome("unknown", code="channel", message=type(error).__name__)
         self.results.append((unit, outcome))
+        if len(self.results) >= self.group:
+            self.answered.set()
         self.delivery.calls += 1
         await self._watch(outcome)
 
@@ -572,10 +587,13 @@ class _LaneWorker:
         await self._record()
         given_up, self.given_up = self.given_up, []
         await self._release(given_up)
+        self._settled(len(given_up))
 
     async def _record_loop(self) -> None:
         while True:
-            await asyncio.sleep(RECORD_EVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.answered.wait(), RECORD_EVERY_SECONDS)
+            self.answered.clear()
             await self._record()
 
     async def _record(self) -> None:
@@ -592,6 +610,7 @@ class _LaneWorker:
         if answers:
             await self.db(lambda connection: self.lane.record_answers(connection, answers))
             self.sent += sum(answer.state == "accepted" for answer in answers)
+            self._settled(len(results))
 
     async def _progress_loop(self) -> None:
         begun = time.monotonic()
