@@ -20,6 +20,7 @@ COUNT = 12
 COUPON = {"stock": "winback_30", "test_stock": "test_pool"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_killed_again_and_again_at_random(stage: Any, workers: Nursery, scenario: Scenario) -> None:
     tally = torture(stage, workers, replace(scenario, messages=48), kills=4)

@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "tests" / "platforms"))
 
 from nights import SOURCES, assert_truth, business, everything, land_all, map_all, night, one  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BUSY_WINDOW = {"trades": 0, "refunds": 20, "events": 7}  # answers of a first load before one with records in it
 # Runs landing in a process of its own that kills itself, without any farewell, at a chosen moment of a chosen batch.
 VICTIM = """
