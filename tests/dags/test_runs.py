@@ -103,7 +103,9 @@ def test_both_answers_are_recorded_and_only_yes_sends(
         @task
         def check_laws() -> None: ...
 
-        chain(Answered(task_id="approve", subject="send?", answer_within_hours=4), record_decision(), send(), check_laws())
+        chain(
+            Answered(task_id="approve", subject="send?", answer_within_hours=4), record_decision(), send(), check_laws()
+        )
     own = DagBag(tmp_path, bundle_name="dags-folder")
     own.bag_dag(dag)
     sync_bag_to_db(own, "dags-folder", None)
