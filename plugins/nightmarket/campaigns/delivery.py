@@ -195,6 +195,14 @@ class _Database:
         self._thread.shutdown()
 
 
+class _Lines(NamedTuple):
+    """A worker's connections: what the next call waits for, claims, and the rest. None of the three waits for another."""
+
+    front: _Database
+    claims: _Database
+    rest: _Database
+
+
 class _Delivery:
     def __init__(self, run_id: str | None, worker: str, max_seconds: float) -> None:
         self.run_id, self.worker = run_id, worker
@@ -210,13 +218,13 @@ class _Delivery:
         return time.monotonic() >= self.deadline
 
     async def run(self) -> dict[str, Any]:
-        db, front = _Database(), _Database()
+        lines = _Lines(_Database(), _Database(), _Database())
         try:
             with self._stopping_gently():
-                return await self._run(db, front)
+                return await self._run(lines)
         finally:
-            db.close()
-            front.close()
+            for line in lines:
+                line.close()
 
     @contextlib.contextmanager
     def _stopping_gently(self) -> Iterator[None]:
@@ -244,12 +252,13 @@ class _Delivery:
             if received:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    async def _run(self, db: _Database, front: _Database) -> dict[str, Any]:
+    async def _run(self, lines: _Lines) -> dict[str, Any]:
+        db = lines.rest
         recovered = await db(lambda connection: outbox.recover_on(connection, dates.now()))
         runs = await db(lambda connection: outbox.runs_to_deliver(connection, self.run_id))
         counts: dict[str, int] = {}
         for run in runs:
-            await self._deliver_run(db, front, run)
+            await self._deliver_run(lines, run)
             for state, count in (await db(partial(outbox.message_counts, run_id=run["run_id"]))).items():
                 counts[state] = counts.get(state, 0) + count
         seconds = time.monotonic() - self.started
@@ -265,12 +274,13 @@ class _Delivery:
             "waiting_until": self.waiting_until.isoformat() if self.waiting_until else None,
         }
 
-    async def _deliver_run(self, db: _Database, front: _Database, run: Row) -> None:
+    async def _deliver_run(self, lines: _Lines, run: Row) -> None:
         """All channels of one run side by side, until nothing is due or the time is over."""
+        db = lines.rest
         names = list(run["config"]["channels"])
         while names:
             lanes = [
-                _LaneWorker(self, db, front, run, name, Channel.model_validate(run["config"]["channels"][name]))
+                _LaneWorker(self, lines, run, name, Channel.model_validate(run["config"]["channels"][name]))
                 for name in names
             ]
             try:
@@ -295,10 +305,9 @@ class _LaneWorker:
     and `connections` callers make the calls that were written down, each in its own time slot.
     """
 
-    def __init__(
-        self, delivery: _Delivery, db: _Database, front: _Database, run: Row, name: str, channel: Channel
-    ) -> None:
-        self.delivery, self.db, self.front, self.run, self.name, self.channel = delivery, db, front, run, name, channel
+    def __init__(self, delivery: _Delivery, lines: _Lines, run: Row, name: str, channel: Channel) -> None:
+        self.delivery, self.run, self.name, self.channel = delivery, run, name, channel
+        self.front, self.claims, self.db = lines
         config = run["config"]
         options = delivery.options
         self.lane = outbox.Lane(run, name, channel, delivery.worker, timedelta(seconds=options.lease_seconds))
@@ -369,7 +378,7 @@ class _LaneWorker:
         """The next messages that may be sent, by call; empty when none is due, None when none may go out any more."""
         if not await self._is_open():
             return None
-        return await self.db(self._claim_on)
+        return await self.claims(self._claim_on)
 
     def _claim_on(self, connection: psycopg.Connection[Row]) -> deque[_Claimed]:
         rows = self.lane.claim(connection, self.delivery.options.claim_size)
