@@ -1,7 +1,7 @@
 -- push.coupons, core.point_uses: one reserved coupon per targeted member who can have one, and the points it costs them.
 -- The caller holds the lock of the stock's row, and of the members' rows when points are paid.
 -- Params: run_id, stock_id, key_prefix, step, now_at, receiver_kind, points_price, member_limit.
--- Reads: push.coupon_receivers (push.audiences, push.coupons), push.audiences, core.members
+-- Reads: push.coupon_receivers (push.audiences, push.coupons, core.members), core.members
 -- Rerun: safe; a request key stands once. A coupon that was released before it was ever used is taken up again.
 WITH
 reserved AS (
@@ -15,14 +15,6 @@ reserved AS (
         %(run_id)s::text, %(stock_id)s::text, %(receiver_kind)s::text, %(points_price)s::integer, %(member_limit)s::integer
     ) AS r
     WHERE NOT EXISTS (SELECT 1 FROM push.coupons AS k WHERE k.run_id = %(run_id)s::text AND k.member_id = r.member_id)
-      AND NOT EXISTS (   -- two members who have turned out to be one person since get one: the survivor, who has the smallest id
-          SELECT 1
-          FROM core.members AS me
-          JOIN core.members AS other
-              ON (other.member_id = me.absorbed_by OR other.absorbed_by = me.absorbed_by) AND other.member_id < me.member_id
-          JOIN push.audiences AS a ON a.member_id = other.member_id AND a.run_id = %(run_id)s::text AND a.state = 'targeted'
-          WHERE me.member_id = r.member_id
-      )
     ON CONFLICT (request_key) DO UPDATE
     SET run_id = excluded.run_id, stock_id = excluded.stock_id, receiver = excluded.receiver, state = 'reserved', last_error = NULL,
         points_paid = excluded.points_paid, valid_to = NULL, issued_at = NULL, reserved_at = excluded.reserved_at,

@@ -80,5 +80,11 @@ RETURNS TABLE (member_id bigint, receiver text) LANGUAGE sql STABLE AS $$
     WHERE wanted_stock IS NOT NULL AND a.run_id = wanted_run AND a.state = 'targeted'
       AND (receiver_kind IS NULL OR k.receiver IS NOT NULL)
       AND coalesce(h.coupon_count, 0) < member_limit
+      AND NOT EXISTS (   -- two members who have turned out to be one person since get one: the survivor, who has the smallest id
+          SELECT 1
+          FROM core.members AS other
+          JOIN push.audiences AS o ON o.member_id = other.member_id AND o.run_id = wanted_run AND o.state = 'targeted'
+          WHERE (other.member_id = p.absorbed_by OR other.absorbed_by = p.absorbed_by) AND other.member_id < a.member_id
+      )
       AND CASE WHEN points_price = 0 THEN TRUE ELSE mart.points_balance(coalesce(p.absorbed_by, a.member_id)) >= points_price END
 $$;
