@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # without it every process would compile every
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## two real nights and a campaign from nothing, then stop everything (about 4 minutes)
+demo: $(VENV)/.installed ## two real nights and a campaign from nothing, then stop everything (about 3 minutes)
 	@$(NM) demo
 
 up: $(VENV)/.installed ## start PostgreSQL, the sandbox and Airflow, and keep them running
