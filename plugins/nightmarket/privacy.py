@@ -312,10 +312,9 @@ def _pushes_about(connection: psycopg.Connection[Row], wanted: set[str]) -> tupl
     ).fetchall():
         after = rows[-1]["push_id"]
         for row in rows:
-            text = keyring.open(row["name"], bytes(row["body"]))
             maker.secrets.clear()
-            maker.scrub(text)
-            for value in _texts(json.loads(text)):
+            for value in _texts(json.loads(keyring.open(row["name"], bytes(row["body"])))):
+                maker.scrub(value)
                 for kind in kinds:
                     maker.token(kind, value)
             if not wanted.isdisjoint(maker.secrets):
@@ -324,10 +323,9 @@ def _pushes_about(connection: psycopg.Connection[Row], wanted: set[str]) -> tupl
 
 
 def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        node = node.values()
-    if isinstance(node, str | int):
-        yield str(node)
-    elif node is not None and not isinstance(node, float):
-        for item in node:
+    """Every value of a JSON document as text."""
+    if isinstance(node, dict | list):
+        for item in node.values() if isinstance(node, dict) else node:
             yield from _texts(item)
+    else:
+        yield str(node)

@@ -173,7 +173,7 @@ def test_an_erasure_reaches_what_was_pushed(
     """The number as a field and inside somebody else's text; never before it was read, because it may be a withdrawal."""
     other = "10087654321"
     push(vendor, reply(vendor, "R"))
-    push(vendor, reply(vendor, f"请打 {PHONE}", phone=other))
+    push(vendor, reply(vendor, f"订单 12\n{PHONE}", phone=other))
     push(vendor, reply(vendor, "谢谢", phone=other))
     wanted = Tokenizer.from_settings().token("phone", PHONE)
 
